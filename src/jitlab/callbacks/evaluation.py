@@ -1,0 +1,162 @@
+"""Generates images, measures them against the training set, and measures the network on a held-out batch."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from jitlab.callbacks.ema import Ema
+from jitlab.callbacks.run_log import log_metrics
+from jitlab.callbacks.schedule import due
+from jitlab.metrics.features import EXTRACTORS, metric_name
+from jitlab.metrics.frechet import Moments, RunningMoments, frechet_distance
+from jitlab.metrics.manifold import Manifold, patches
+from jitlab.randomness import image_noise
+from jitlab.training.ema import Averages
+from jitlab.training.module import JiTModule
+
+WARN_INITIAL_SHARE = 0.1
+T_BINS = 5
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What an evaluation does: how often, on how many images, in what batches."""
+
+    every_steps: int
+    images: int
+    batch_size: int
+    num_classes: int
+    patch_size: int
+
+
+class Evaluation(Callback):
+    """Logs `eval/*` of generated images and `val/*` of the held-out batch for every average of the weights.
+
+    The first average goes under the plain keys, the others under keys that end in `_ema<decay>`.
+    """
+
+    def __init__(
+        self,
+        ema: Ema,
+        settings: EvaluationSettings,
+        reference_images: Callable[[], Iterable[Tensor]],
+        held_out: tuple[Tensor, Tensor],
+        pause: Callable[[], AbstractContextManager[None]],
+        progress: Callable[[str, int, int], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        """Prepare an evaluation.
+
+        Args:
+            ema: the averages to evaluate.
+            settings: how often and how much.
+            reference_images: yields the training images, (B, C, H, W) uint8.
+            held_out: images and labels of the fixed held-out batch.
+            pause: keeps a block out of the throughput.
+            progress: is told (what, images done, images in all).
+            warn: is told what the researcher should know.
+        """
+        self.ema = ema
+        self.settings = settings
+        self.reference_images = reference_images
+        self.held_out = held_out
+        self.pause = pause
+        self.progress = progress
+        self.warn = warn
+        self._reference: tuple[dict[str, Moments], Manifold] | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401, ARG002
+        """Evaluate where it is due."""
+        if not due(trainer, self.settings.every_steps):
+            return
+        assert isinstance(pl_module, JiTModule)
+        # Not on weights that the run is about to be stopped for.
+        pl_module.refuse_non_finite()
+        with self.pause():
+            started = time.perf_counter()
+            metrics: dict[str, float] = {}
+            for decay in self.ema.decays:
+                suffix = "" if decay == self.ema.decays[0] else f"_ema{decay:g}"
+                with self.ema.applied(decay):
+                    measured = self._generated(pl_module, trainer, f"ema {decay:g}") | self._held_out_errors(pl_module)
+                metrics |= {f"{key}{suffix}": value for key, value in measured.items()}
+                metrics[f"ema/initial_share_{decay:g}"] = self._initial_share(decay, trainer.global_step)
+            metrics["eval/seconds"] = time.perf_counter() - started
+            log_metrics(trainer, metrics)
+
+    def _generated(self, module: JiTModule, trainer: Trainer, what: str) -> dict[str, float]:
+        features, manifold = self._fit_reference(module.device)
+        moments: dict[str, RunningMoments] = {}
+        numbers = torch.arange(trainer.global_rank, self.settings.images, trainer.world_size)
+        done = 0
+        for part in numbers.split(self.settings.batch_size):
+            # Balanced: image i is of class i modulo the number of classes.
+            images = module.generate(part.tolist(), part % self.settings.num_classes)
+            _add(moments, images, self.settings.patch_size)
+            done += len(part) * trainer.world_size
+            self.progress(f"evaluating {what}", min(done, self.settings.images), self.settings.images)
+        generated = {name: running.compute() for name, running in moments.items()}
+        distances = {
+            f"eval/{metric_name(name)}": frechet_distance(features[name], generated[name]) for name in EXTRACTORS
+        }
+        return {**distances, "eval/off_manifold": manifold.off_share(generated["patches"])}
+
+    def _fit_reference(self, device: torch.device) -> tuple[dict[str, Moments], Manifold]:
+        if self._reference is None:
+            moments: dict[str, RunningMoments] = {}
+            for images in self.reference_images():
+                _add(moments, images.to(device), self.settings.patch_size, pooled=False)
+            real = {name: running.compute() for name, running in moments.items()}
+            self._reference = real, Manifold.fit(real["patches"])
+        return self._reference
+
+    def _held_out_errors(self, module: JiTModule) -> dict[str, float]:
+        images, labels = (tensor.to(module.device) for tensor in self.held_out)
+        metrics: dict[str, float] = {}
+        totals: dict[str, float] = {}
+        for bin_number in range(T_BINS):
+            # Fixed noise, and times spread evenly over the bin: the same for every arm and step.
+            t = (bin_number + (torch.arange(len(images), device=module.device) + 0.5) / len(images)) / T_BINS
+            first = bin_number * len(images)
+            eps = image_noise(0, range(first, first + len(images)), module.image_shape).to(module.device)
+            for space, error in self._errors(module, images, labels, eps, t).items():
+                metrics[f"val/{space}_mse_t{(bin_number + 0.5) / T_BINS:.1f}"] = error
+                totals[f"val/{space}_mse"] = totals.get(f"val/{space}_mse", 0.0) + error / T_BINS
+        return {**totals, **metrics}
+
+    def _errors(
+        self, module: JiTModule, images: Tensor, labels: Tensor, eps: Tensor, t: Tensor
+    ) -> dict[str, float]:
+        parts = [
+            module.errors_at(*part)
+            for part in zip(
+                *(tensor.split(self.settings.batch_size) for tensor in (images, labels, eps, t)), strict=True
+            )
+        ]
+        return {space: float(torch.cat([part[space] for part in parts]).mean()) for space in parts[0]}
+
+    def _initial_share(self, decay: float, step: int) -> float:
+        share = Averages.initial_share(decay, step)
+        if share > WARN_INITIAL_SHARE:
+            self.warn(
+                f"step {step}: the average with decay {decay:g} still holds {share:.0%} of the initial weights, "
+                "so its figures say little; train longer or lower train.ema_decays"
+            )
+        return share
+
+
+def _add(moments: dict[str, RunningMoments], images: Tensor, patch_size: int, pooled: bool = True) -> None:
+    vectors = {name: extract(images) for name, extract in EXTRACTORS.items()}
+    vectors["patches"] = patches(images, patch_size)
+    for name, rows in vectors.items():
+        if name not in moments:
+            # Every process sees all reference images, so theirs are not summed over processes.
+            running = RunningMoments(rows.shape[1], sync_on_compute=pooled)
+            moments[name] = running.to(images.device)
+        moments[name].update(rows)

@@ -1,0 +1,222 @@
+"""MLflow: one experiment per question and scale, one flat run per arm and seed, a mirror of the run folder."""
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities import rank_zero_only
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunStatus, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from jitlab.errors import UserError
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+FOLDER_TAG = "jitlab.folder"
+IMAGE_WIDTH = 256
+FLUSH_SECONDS = 2.0
+# What a request may cost before the run goes on without it; MLflow's own defaults wait for minutes.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+
+def tracking_uri(root: Path) -> str:
+    """Return where MLflow keeps its runs: $MLFLOW_TRACKING_URI, or `mlflow.db` in the repository's folder."""
+    return os.environ.get(URI_VARIABLE) or f"sqlite:///{root / DATABASE}"
+
+
+class Tracking:
+    """A connection to the tracking server that was tried before anything is trained."""
+
+    def __init__(self, root: Path) -> None:
+        """Connect; raises UserError where the server cannot be reached or refuses."""
+        for variable, value in PATIENCE.items():
+            os.environ.setdefault(variable, value)
+        self.root = root
+        self.uri = tracking_uri(root)
+        try:
+            if not os.environ.get(URI_VARIABLE):
+                _create_database(root / DATABASE)
+            self.client = MlflowClient(self.uri)
+            self.client.search_experiments(max_results=1)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{URI_VARIABLE} = {self.uri}: tracking server cannot be used ({reason[:200]}); start it, correct the "
+                f"address, or unset {URI_VARIABLE} to log to {DATABASE}"
+            ) from error
+
+    def experiment(self, name: str, description: str) -> str:
+        """Return the id of the experiment with this name, created where it is missing, restored where deleted."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            # A local store would otherwise put its files below whatever folder the process runs in.
+            local = (self.root / ARTIFACTS / name).as_uri() if self.uri.startswith("sqlite") else None
+            return str(
+                self.client.create_experiment(name, local, tags={"mlflow.note.content": description})
+            )
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def mark_killed(self, experiment_id: str, folder: Path) -> list[str]:
+        """Mark runs below `folder` that a kill left RUNNING as KILLED; return their names.
+
+        The caller holds the lock on the folder, so nobody is running them.
+        """
+        stale = self.client.search_runs(
+            [experiment_id], "attributes.status = 'RUNNING'", run_view_type=ViewType.ACTIVE_ONLY
+        )
+        mine = [run for run in stale if Path(run.data.tags.get(FOLDER_TAG, "")).parent == folder]
+        for run in mine:
+            self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
+        return [run.info.run_name for run in mine]
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run that is started over; one that is not there any more is no error."""
+        try:
+            self.client.delete_run(run_id)
+        except MlflowException:
+            return
+
+
+class MlflowRun(MLFlowLogger):
+    """Lightning's MLflow logger on an explicit server, batched, resumable, and with pictures.
+
+    Only the settings in which arms differ become parameters, since the UI prints every parameter on every picture;
+    all others are tags. A server that goes away in the middle is waited for: the run folder has everything, and
+    what is missing is sent with the next batch.
+    """
+
+    def __init__(
+        self,
+        tracking: Tracking,
+        experiment_id: str,
+        name: str,
+        run_id: str | None,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any],
+    ) -> None:
+        """Open the run `run_id` again, or create one; its status is RUNNING from here on."""
+        self._client = tracking.client
+        self._is_new = run_id is None or not self._exists(run_id)
+        if self._is_new:
+            run = self._client.create_run(experiment_id, run_name=name, tags={k: str(v) for k, v in tags.items()})
+            run_id = run.info.run_id
+            self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        assert run_id is not None
+        self.id = run_id
+        self._client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        self._pending: list[Metric] = []
+        self._flushed = time.monotonic()
+        self._pictures: set[tuple[str, int]] = set()
+        super().__init__(tracking_uri=tracking.uri, run_id=run_id, synchronous=True)
+
+    def catch_up(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Send the rows of the run folder's log that the server does not have, and note which pictures it has."""
+        last = {} if self._is_new else self._last_steps()
+        for row in rows:
+            metrics = {key: value for key, value in row["metrics"].items() if row["step"] > last.get(key, -1)}
+            self._queue(metrics, row["step"], row["time"])
+        self._flush()
+        if not self._is_new:
+            for artifact in self._client.list_artifacts(self.id, "images"):
+                key, _, step = Path(artifact.path).name.partition("%step%")
+                if step:
+                    self._pictures.add((key, int(step.split("%")[0])))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Queue the metrics of an optimizer step; they are sent at most every few seconds, in one request."""
+        assert step is not None
+        self._queue(metrics, step, time.time())
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
+
+    @rank_zero_only
+    def log_image(self, key: str, image: Image.Image, step: int) -> None:
+        """Send a picture, shrunk to a width that the UI shows side by side; once per key and step."""
+        if (key, step) in self._pictures:
+            return
+        if image.width > IMAGE_WIDTH:
+            image = image.resize(
+                (IMAGE_WIDTH, round(image.height * IMAGE_WIDTH / image.width)), Image.Resampling.BOX
+            )
+        try:
+            self._client.log_image(self.id, image, key=key, step=step, synchronous=True)
+            self._pictures.add((key, step))
+        except (MlflowException, OSError) as error:
+            logging.getLogger("jitlab").warning("MLflow did not take the picture %s of step %d: %s", key, step, error)
+
+    @rank_zero_only
+    def log_text(self, text: str, file: str) -> None:
+        """Send a text file, such as the resolved configuration."""
+        self._client.log_text(self.id, text, file)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Do nothing: parameters and tags were set when the run was created."""
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:  # noqa: ARG002
+        """Send what is queued; the experiment, which knows how the run ended, calls `end`."""
+        self._flush()
+
+    def end(self, status: str, tags: Mapping[str, Any]) -> None:
+        """Send what is queued, set tags and close the run as FINISHED, FAILED or KILLED."""
+        self._flush()
+        self._client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+        self._client.set_terminated(self.id, status)
+
+    def _queue(self, metrics: Mapping[str, float], step: int, when: float) -> None:
+        self._pending += [Metric(key, float(value), int(when * 1000), step) for key, value in metrics.items()]
+
+    def _flush(self) -> None:
+        self._flushed = time.monotonic()
+        try:
+            while self._pending:
+                # A thousand is what the server takes at a time.
+                self._client.log_batch(self.id, metrics=self._pending[:1000], synchronous=True)
+                del self._pending[:1000]
+        except (MlflowException, OSError) as error:
+            logging.getLogger("jitlab").warning(
+                "MLflow took no metrics (%s); the run goes on and sends them later", str(error).splitlines()[0]
+            )
+
+    def _exists(self, run_id: str) -> bool:
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException:
+            return False
+
+    def _last_steps(self) -> dict[str, int]:
+        keys = self._client.get_run(self.id).data.metrics
+        return {key: max(m.step for m in self._client.get_metric_history(self.id, key)) for key in keys}
+
+
+def chart_link(base: str, experiment_id: str) -> str:
+    """Return the address of the UI's chart view of an experiment, at the server `base`."""
+    return f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+
+
+def _create_database(path: Path) -> None:
+    # Made aside and renamed: a kill in the middle of MLflow's migrations would leave one that never opens again.
+    if path.exists():
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(f"sqlite:///{partial}", (path.parent / ARTIFACTS).as_uri())
+    store.engine.dispose()
+    partial.replace(path)
+
+

@@ -1,0 +1,112 @@
+"""Where a run's numbers and pictures go: its folder first, then everything that mirrors it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from lightning import Trainer
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from jitlab.errors import UserError
+from jitlab.files import write_bytes
+
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_FOLDER = "samples"
+
+
+@runtime_checkable
+class ImageLogger(Protocol):
+    """A logger that takes pictures."""
+
+    def log_image(self, key: str, image: Image.Image, step: int) -> None:
+        """Keep a picture of a step."""
+
+
+def log_metrics(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Give metrics of the present optimizer step to every logger of the trainer."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(metrics), step=trainer.global_step)
+
+
+def log_image(trainer: Trainer, key: str, image: Image.Image) -> None:
+    """Give a picture of the present optimizer step to every logger of the trainer that takes pictures."""
+    for logger in trainer.loggers:
+        if isinstance(logger, ImageLogger):
+            logger.log_image(key, image, trainer.global_step)
+
+
+class RunFolder(Logger):
+    """Appends metrics to `metrics.jsonl` and writes sample grids below `samples/`.
+
+    A step that is trained again after a crash is not logged again: the same step gives the same numbers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Continue the log of a run folder.
+
+        Raises:
+            UserError: where a line of it, other than a last one that a kill tore, is damaged.
+        """
+        super().__init__()
+        self.folder = folder
+        self._path = folder / METRICS_FILE
+        self._last_step: dict[str, int] = {}
+        self._drop_torn_line()
+        for row in self.rows():
+            self._last_step |= dict.fromkeys(row["metrics"], row["step"])
+
+    @property
+    def name(self) -> str:
+        """Return the run's name."""
+        return self.folder.name
+
+    @property
+    def version(self) -> str:
+        """Return nothing: a run has one folder."""
+        return ""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield what was logged: {"step", "time" (seconds since 1970), "metrics"}, in the order of logging."""
+        if not self._path.exists():
+            return
+        for number, line in enumerate(self._path.read_text().splitlines(), start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{self._path}:{number}: damaged line; --fresh starts the run over") from error
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append the metrics of an optimizer step."""
+        import time
+
+        assert step is not None
+        fresh = {key: float(value) for key, value in metrics.items() if step > self._last_step.get(key, -1)}
+        if not fresh:
+            return
+        self._last_step |= dict.fromkeys(fresh, step)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, "time": time.time(), "metrics": fresh}) + "\n")
+
+    @rank_zero_only
+    def log_image(self, key: str, image: Image.Image, step: int) -> None:
+        """Write a picture as `samples/stepNNNNNN-KEY.png`."""
+        import io
+
+        encoded = io.BytesIO()
+        image.save(encoded, "PNG")
+        write_bytes(self.folder / SAMPLES_FOLDER / f"step{step:06d}-{key}.png", encoded.getvalue())
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Do nothing: the run folder has the whole configuration in config.yaml."""
+
+    def _drop_torn_line(self) -> None:
+        if self._path.exists():
+            content = self._path.read_text()
+            if content and not content.endswith("\n"):
+                write_bytes(self._path, content[: content.rfind("\n") + 1].encode())

@@ -1,0 +1,265 @@
+"""From YAML and command line to one checked `Config`; every error names its file, key, value and fix."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from jitlab.config import schema
+from jitlab.config.schema import Config
+from jitlab.errors import UserError, nearest
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures that a paper reports for the arms of a question at one scale."""
+
+    metric: str
+    table: str
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: the arms, and what makes them differ."""
+
+    name: str
+    file: str
+    question: str
+    source: str
+    scale: str
+    arms: dict[str, dict[str, Any]]
+    published: dict[str, Published]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value and the file (or `command line`) that it was read from."""
+
+    value: Any
+    origin: str
+
+
+def repository() -> Path:
+    """Return the folder that holds `experiments/scales`: the working directory or one above it.
+
+    Raises UserError outside a repository.
+    """
+    start = Path(os.environ.get("JITLAB_ROOT", ".")).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "experiments" / "scales").is_dir():
+            return folder
+    raise UserError(
+        f"{start}: expected a jitlab repository here or above it (a folder with experiments/scales/); "
+        "cd into your clone, or set JITLAB_ROOT to it"
+    )
+
+
+def question_names(root: Path) -> list[str]:
+    """Return the names of all questions, sorted."""
+    return sorted(path.stem for path in (root / "experiments").glob("*.yaml"))
+
+
+def scale_names(root: Path) -> list[str]:
+    """Return the names of all scales, sorted."""
+    return sorted(path.stem for path in (root / "experiments" / "scales").glob("*.yaml"))
+
+
+def load_question(root: Path, name: str) -> Question:
+    """Read `experiments/NAME.yaml`; raises UserError where it is unknown or malformed."""
+    if name not in question_names(root):
+        raise UserError(f"experiments/{name}.yaml: no such experiment; {nearest(name, question_names(root))}")
+    file = f"experiments/{name}.yaml"
+    content = _read_yaml(root, file)
+    expected = ["question", "source", "scale", "arms", "published"]
+    for key in content:
+        if key not in expected:
+            raise UserError(f"{file}: {key}: unknown key; {nearest(str(key), expected)}")
+    for key in expected[:3]:
+        if not isinstance(content.get(key), str):
+            raise UserError(f"{file}: {key} = {content.get(key)!r}: expected a text")
+    arms = _mapping(file, "arms", content.get("arms"))
+    if not arms:
+        raise UserError(f"{file}: arms: expected at least one arm, such as 'x: {{objective: {{prediction: x}}}}'")
+    for arm in arms:
+        if not isinstance(arm, str) or not arm.replace("_", "").replace(".", "").isalnum():
+            raise UserError(f"{file}: arms.{arm}: an arm's name is letters, digits, '_' and '.'; quote a number")
+    return Question(
+        name=name,
+        file=file,
+        question=content["question"].strip(),
+        source=content["source"].strip(),
+        scale=content["scale"],
+        arms={arm: dict(_leaves(_mapping(file, f"arms.{arm}", fields))) for arm, fields in arms.items()},
+        published=_published(file, content.get("published"), list(arms)),
+    )
+
+
+def resolve(root: Path, question: Question, scale: str, arm: str, overrides: list[str], seed: int = 0) -> Config:
+    """Merge scale, arm and `key=value` overrides (later ones win) into one checked Config.
+
+    Raises UserError for an unknown scale, arm or field, a value of the wrong type or out of range, and
+    settings that do not fit each other.
+    """
+    if arm not in question.arms:
+        raise UserError(f"{question.file}: arms.{arm}: no such arm; {nearest(arm, list(question.arms))}")
+    found = _scale_settings(root, scale)
+    arm_origin = f"{question.file} (arm {arm})"
+    found |= {key: Setting(value, arm_origin) for key, value in question.arms[arm].items()}
+    found |= {key: Setting(value, COMMAND_LINE) for key, value in parse_overrides(overrides)}
+    if "seed" in found:
+        raise UserError(f"{found['seed'].origin}: seed: is set for each run by the experiment; use --seeds N")
+    return _checked(found, f"experiments/scales/{scale}.yaml", seed)
+
+
+def parse_overrides(overrides: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of `key=value` words; values are YAML."""
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"{COMMAND_LINE}: '{word}': expected KEY=VALUE, such as train.steps=2000")
+        try:
+            yield key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{COMMAND_LINE}: {key} = {text}: {_first_line(error)}") from error
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Return every setting's value by its dotted name."""
+    return {key: _at(config, key) for key in schema.settings()}
+
+
+def to_yaml(config: Config) -> str:
+    """Return the resolved configuration as YAML that `from_yaml` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.create(_plain(dataclasses.asdict(config))))
+
+
+def from_yaml(path: Path) -> Config:
+    """Read a resolved configuration back; raises UserError where it no longer fits the schema."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read: {_first_line(error)}; --fresh starts the run over") from error
+    found = {key: Setting(value, str(path)) for key, value in _leaves(_mapping(str(path), "", content))}
+    seed = found.pop("seed", Setting(0, str(path))).value
+    return _checked(found, str(path), seed)
+
+
+def differing(configs: Mapping[str, Config]) -> list[str]:
+    """Return the settings in which the configurations of an experiment's arms differ (the seed aside)."""
+    values = [flat(config) for config in configs.values()]
+    return [key for key in schema.settings() if key != "seed" and any(v[key] != values[0][key] for v in values)]
+
+
+def _scale_settings(root: Path, scale: str) -> dict[str, Setting]:
+    if scale not in scale_names(root):
+        raise UserError(f"experiments/scales/{scale}.yaml: no such scale; {nearest(scale, scale_names(root))}")
+    file = f"experiments/scales/{scale}.yaml"
+    return {key: Setting(value, file) for key, value in _leaves(_read_yaml(root, file))}
+
+
+def _checked(found: dict[str, Setting], default_origin: str, seed: int) -> Config:
+    fields = schema.settings()
+    typed = OmegaConf.structured(Config)
+    _make_writable(typed)
+    for key, given in found.items():
+        if key not in fields:
+            raise UserError(f"{given.origin}: {key}: no such setting; {nearest(key, list(fields))}")
+        try:
+            OmegaConf.update(typed, key, given.value)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{given.origin}: {key} = {given.value!r}: {_type_fault(fields[key], error)}") from error
+    typed.seed = seed
+    for key, field in fields.items():
+        origin = found[key].origin if key in found else default_origin
+        value = OmegaConf.select(typed, key)
+        if value is None:
+            raise UserError(f"{origin}: {key}: is missing; add it ({field.metadata['doc']})")
+        if fault := schema.range_fault(field, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value):
+            raise UserError(f"{origin}: {key} = {value}: {fault}")
+    config: Config = OmegaConf.to_object(typed)  # type: ignore[assignment]
+    for key, fault in schema.conflicts(config):
+        origin = found[key].origin if key in found else default_origin
+        raise UserError(f"{origin}: {key} = {_plain(_at(config, key))}: {fault}")
+    return config
+
+
+def _make_writable(config: DictConfig) -> None:
+    # Frozen dataclasses make read-only nodes; what is built here is frozen again by to_object.
+    OmegaConf.set_readonly(config, False)
+    for key in config:
+        if OmegaConf.is_config(OmegaConf.select(config, str(key), throw_on_missing=False)):
+            OmegaConf.set_readonly(config[key], False)
+
+
+def _type_fault(field: dataclasses.Field[Any], error: Exception) -> str:
+    name = getattr(field.type, "__name__", str(field.type))
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
+    expected = words.get(name, "a list of numbers, such as [0.1, 1.0]") if name != "tuple" else "a list of numbers"
+    return f"expected {expected}, {field.metadata['doc']} ({_first_line(error)})"
+
+
+def _published(file: str, content: Any, arms: list[str]) -> dict[str, Published]:  # noqa: ANN401 - parsed YAML
+    published = {}
+    for scale, entry in _mapping(file, "published", content or {}).items():
+        key = f"published.{scale}"
+        entry = _mapping(file, key, entry)
+        if set(entry) != {"metric", "table", "values"}:
+            raise UserError(f"{file}: {key}: expected the keys metric, table and values, found {', '.join(entry)}")
+        values = _mapping(file, f"{key}.values", entry["values"])
+        for arm, value in values.items():
+            if arm not in arms:
+                raise UserError(f"{file}: {key}.values.{arm}: no such arm; {nearest(str(arm), arms)}")
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise UserError(f"{file}: {key}.values.{arm} = {value!r}: expected a number")
+        published[scale] = Published(str(entry["metric"]), str(entry["table"]), values)
+    return published
+
+
+def _read_yaml(root: Path, file: str) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(root / file), resolve=True)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{file}{where}: cannot be read as YAML: {_first_line(error)}; mend the file") from error
+    return _mapping(file, "", content)
+
+
+def _mapping(file: str, key: str, content: Any) -> dict[str, Any]:  # noqa: ANN401 - parsed YAML
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: {key or 'the file'} = {content!r}: expected 'key: value' pairs")
+    return content
+
+
+def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _at(config: Config, key: str) -> Any:  # noqa: ANN401 - a setting's value
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - a setting's value
+    if isinstance(value, dict):
+        return {key: _plain(element) for key, element in value.items()}
+    return [_plain(element) for element in value] if isinstance(value, tuple | list) else value
+
+
+def _first_line(error: Exception) -> str:
+    return getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]

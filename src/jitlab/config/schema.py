@@ -1,0 +1,194 @@
+"""Every setting there is: its type, default, range, unit and meaning, stated here and nowhere else."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+SPACES = ("x", "eps", "v")
+
+
+def setting(
+    default: Any,  # noqa: ANN401 - a default is of its field's type
+    doc: str,
+    *,
+    within: str = "",
+    choices: tuple[str, ...] = (),
+    neutral: bool = False,
+) -> Any:  # noqa: ANN401
+    """Declare one setting.
+
+    `within` is an interval such as `[1, inf)` or `(0, 1)`; for tuples it holds for every element.
+    `choices` are the allowed words. A `neutral` setting changes where or how fast a run goes but not
+    what it computes, so it may change under a run that is resumed.
+    """
+    metadata = {"doc": doc, "within": within, "choices": choices, "neutral": neutral}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the images come from."""
+
+    source: str = setting(MISSING, "data set that the shards hold", choices=("digits",))
+    path: str = setting(
+        MISSING, "folder of the shards, relative to the repository or absolute", neutral=True
+    )
+    image_size: int = setting(MISSING, "height and width of an image, pixels", within="[8, inf)")
+    num_classes: int = setting(MISSING, "classes; the label of no class is one more", within="[1, inf)")
+    flip: bool = setting(False, "mirror every image with probability one half")
+    workers: int = setting(0, "loader processes of each training process", within="[0, 256]", neutral=True)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The JiT transformer (Table 9)."""
+
+    patch_size: int = setting(MISSING, "height and width of a patch, pixels", within="[1, inf)")
+    hidden_size: int = setting(MISSING, "width of a token", within="[4, inf)")
+    depth: int = setting(MISSING, "transformer blocks", within="[1, inf)")
+    num_heads: int = setting(MISSING, "attention heads", within="[1, inf)")
+    mlp_ratio: float = setting(4.0, "hidden width of a block's MLP over hidden_size", within="(0, inf)")
+    bottleneck_dim: int = setting(MISSING, "width of the patch embedding's bottleneck", within="[1, inf)")
+    in_context_tokens: int = setting(32, "class tokens put before the patches; 0 for none", within="[0, inf)")
+    in_context_start: int = setting(0, "block that is the first to see the class tokens", within="[0, inf)")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is predicted, and how its error is measured (Table 1, Table 9)."""
+
+    prediction: str = setting("x", "what the network's output is read as", choices=SPACES)
+    loss_space: str = setting("v", "space of the squared error", choices=SPACES)
+    time_mu: float = setting(-0.8, "mean of the logit-normal t", within="(-inf, inf)")
+    time_sigma: float = setting(0.8, "standard deviation of the logit-normal t", within="(0, inf)")
+    noise_scale: float = setting(1.0, "standard deviation of eps", within="(0, inf)")
+    t_eps: float = setting(0.05, "least value of a denominator 1 - t, or t", within="(0, 1)")
+    label_drop: float = setting(0.1, "share of labels replaced by no class", within="[0, 1]")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images are generated."""
+
+    solver: str = setting("heun", "solver of dz/dt = v", choices=("euler", "heun"))
+    steps: int = setting(50, "steps from t = 0 to t = 1", within="[1, inf)")
+    guidance_scale: float = setting(1.0, "classifier-free guidance; 1 is none", within="[0, inf)")
+    guidance_interval: tuple[float, float] = setting((0.1, 1.0), "t in which guidance acts", within="[0, 1]")
+
+
+@dataclass(frozen=True)
+class Train:
+    """The optimisation; its x-axis is the optimizer step."""
+
+    steps: int = setting(MISSING, "optimizer steps", within="[1, inf)")
+    batch_size: int = setting(MISSING, "images of an optimizer step, over all processes", within="[1, inf)")
+    learning_rate: float = setting(2e-4, "constant rate after the warm-up", within="(0, inf)")
+    warmup_steps: int = setting(0, "steps of linear warm-up", within="[0, inf)")
+    weight_decay: float = setting(0.0, "decoupled weight decay of AdamW", within="[0, inf)")
+    betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's momenta", within="[0, 1)")
+    ema_decays: tuple[float, ...] = setting(
+        (0.9999,), "decays of the averages; the first one is evaluated under the plain keys", within="[0, 1)"
+    )
+    precision: str = setting(
+        "auto",
+        "arithmetic; auto is bf16 autocast where the GPU has it, else float32",
+        choices=("auto", "float32", "bf16"),
+    )
+    compile: bool = setting(False, "torch.compile the network", neutral=True)
+    log_every_steps: int = setting(50, "steps between two points of a training curve", within="[1, inf)")
+    checkpoint_every_steps: int = setting(1000, "steps between two checkpoints", within="[1, inf)", neutral=True)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sample grids, distances and held-out errors on the way; the last step always has all of them."""
+
+    every_steps: int = setting(MISSING, "steps between two evaluations", within="[1, inf)")
+    images: int = setting(MISSING, "images that an evaluation generates", within="[2, inf)")
+    batch_size: int = setting(250, "images generated at a time", within="[1, inf)", neutral=True)
+    held_out_images: int = setting(128, "images of the fixed held-out batch", within="[1, inf)")
+    grid_every_steps: int = setting(MISSING, "steps between two sample grids", within="[1, inf)")
+    grid_images: int = setting(80, "images of a sample grid, eight a row", within="[1, 1024]")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved configuration of one run."""
+
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    objective: Objective = dataclasses.field(default_factory=Objective)
+    sampler: Sampler = dataclasses.field(default_factory=Sampler)
+    train: Train = dataclasses.field(default_factory=Train)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    seed: int = setting(0, "seeds everything random; set per run by --seeds", within="[0, inf)")
+
+
+def settings(node: type = Config, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+    """Return every setting by its dotted name, in the order of the schema."""
+    found: dict[str, dataclasses.Field[Any]] = {}
+    for field in dataclasses.fields(node):
+        if field.metadata:
+            found[prefix + field.name] = field
+        else:
+            found |= settings(field.type, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+    return found
+
+
+def range_fault(field: dataclasses.Field[Any], value: Any) -> str | None:  # noqa: ANN401
+    """Say what was expected of `value` where it is outside the field's range or choices."""
+    choices, within = field.metadata["choices"], field.metadata["within"]
+    if choices and value not in choices:
+        import difflib
+
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        return f"expected one of {', '.join(choices)}" + (f"; did you mean '{close[0]}'?" if close else "")
+    if within:
+        elements = value if isinstance(value, tuple | list) else (value,)
+        if not all(_inside(element, within) for element in elements):
+            return f"expected a value in {within}"
+    return None
+
+
+def _inside(value: float, within: str) -> bool:
+    low, high = (float(bound) for bound in within[1:-1].split(","))
+    above = value >= low if within[0] == "[" else value > low
+    below = value <= high if within[-1] == "]" else value < high
+    return above and below
+
+
+def conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield (setting, what is wrong and how to mend it) for settings that do not fit each other."""
+    yield from _model_conflicts(config)
+    low, high = config.sampler.guidance_interval
+    if low >= high:
+        yield "sampler.guidance_interval", f"is upside down; write [{high}, {low}]"
+    decays = config.train.ema_decays
+    if not decays or len(set(decays)) != len(decays):
+        yield "train.ema_decays", "expected at least one decay and none twice"
+    if config.evaluation.images < config.data.num_classes:
+        yield (
+            "evaluation.images",
+            f"is less than one image a class; use at least data.num_classes = {config.data.num_classes}",
+        )
+
+
+def _model_conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    model, size = config.model, config.data.image_size
+    if size % model.patch_size:
+        fits = ", ".join(str(p) for p in range(1, size + 1) if size % p == 0)
+        yield "model.patch_size", f"does not divide data.image_size = {size}; use one of {fits}"
+    if model.hidden_size % (4 * model.num_heads):
+        yield (
+            "model.hidden_size",
+            f"is not a multiple of 4 x model.num_heads = {4 * model.num_heads}, as 2-D rotary positions need",
+        )
+    if model.in_context_tokens and model.in_context_start >= model.depth:
+        yield (
+            "model.in_context_start",
+            f"no block would see the class tokens; use less than model.depth = {model.depth}"
+            " or model.in_context_tokens=0",
+        )

@@ -1,0 +1,79 @@
+"""What a training step draws, and the error that it minimises (Algorithm 1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jitlab.diffusion.path import SPACES, Space, convert
+from jitlab.randomness import torch_generator
+
+
+@dataclass(frozen=True)
+class Position:
+    """Which samples of which optimizer step a process holds.
+
+    `samples` are their places in the global batch of `batch_size` images, so that a sample's noise does
+    not depend on the number of processes or on gradient accumulation.
+    """
+
+    step: int
+    samples: Sequence[int]
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Prediction, loss space and the distributions of t, eps and dropped labels (Table 9)."""
+
+    prediction: Space
+    loss_space: Space
+    time_mu: float
+    time_sigma: float
+    noise_scale: float
+    t_eps: float
+    label_drop: float
+    null_label: int
+
+    def draw(self, x: Tensor, y: Tensor, seed: int, position: Position) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw t, eps and the labels with some of them dropped, from (seed, position) alone.
+
+        Returns:
+            t (B,) logit-normal; eps like x, N(0, noise_scale²); y (B,) with `null_label` where dropped.
+        """
+        cpu = torch_generator(torch.device("cpu"), "t", seed, position.step)
+        samples = list(position.samples)
+        # Drawn for the whole global batch on the CPU: the same t on every device and in every process.
+        logit = torch.randn(position.batch_size, generator=cpu)[samples] * self.time_sigma + self.time_mu
+        dropped = torch.rand(position.batch_size, generator=cpu)[samples] < self.label_drop
+        t = torch.sigmoid(logit).to(x.device, x.dtype, non_blocking=True)
+        eps = torch.empty_like(x)
+        for row, sample in zip(eps, samples, strict=True):
+            row.normal_(generator=torch_generator(x.device, "eps", seed, position.step, sample))
+        y = torch.where(dropped.to(y.device, non_blocking=True), self.null_label, y)
+        return t, eps * self.noise_scale, y
+
+    def errors(self, output: Tensor, x: Tensor, eps: Tensor, z: Tensor, t: Tensor) -> dict[Space, Tensor]:
+        """Return each sample's mean squared error in x, eps and v space, (B,) each.
+
+        The target takes the route of the prediction, clips included. So an exact network has no error
+        anywhere, and x-prediction's v-error is |output - x|² / max(1 - t, t_eps)², as in the official
+        implementation.
+        """
+        target = {"x": x, "eps": eps, "v": x - eps}[self.prediction]
+        return {
+            space: (self._to(space, output, z, t) - self._to(space, target, z, t)).square().flatten(1).mean(1)
+            for space in SPACES
+        }
+
+    def loss(self, errors: dict[Space, Tensor]) -> Tensor:
+        """Return the loss that is minimised: the mean error in the loss space, a scalar."""
+        return errors[self.loss_space].mean()
+
+    def velocity(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity that the network's output implies, like z."""
+        return self._to("v", output, z, t)
+
+    def _to(self, space: Space, value: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        return convert(value, z, t, self.prediction, space, self.t_eps)

@@ -1,0 +1,99 @@
+"""The records that a report is made of: an experiment, its runs, their curves and grids."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over optimizer steps, ascending; a value may be non-finite."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One picture of samples; `weights` is `raw` or the average it was drawn with, as `ema0.995`."""
+
+    step: int
+    weights: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed; `status` is `missing` where it has not started."""
+
+    name: str
+    arm: str
+    seed: int
+    status: str
+    reason: str | None
+    seconds: float
+    step: int
+    steps: int | None
+    parameters: int | None
+    hardware: str | None
+    config: str | None
+    curves: Mapping[str, Curve]
+    grids: tuple[Grid, ...]
+    times: tuple[float, ...]  # first and last entry of metrics.jsonl, seconds since 1970; empty without one
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its last step."""
+        return self.status == "complete"
+
+    def final(self) -> dict[str, float]:
+        """Return the last logged value of every metric."""
+        return {key: curve.values[-1] for key, curve in self.curves.items()}
+
+    def last_grids(self) -> tuple[Grid, ...]:
+        """Return the latest grid of each kind of weights: averages first, raw weights last."""
+        latest = {grid.weights: grid for grid in sorted(self.grids, key=lambda grid: grid.step)}
+        return tuple(sorted(latest.values(), key=lambda grid: (grid.weights == "raw", grid.weights)))
+
+
+@dataclass(frozen=True)
+class Published:
+    """The paper's figure of each arm at the scale that was run."""
+
+    metric: str
+    table: str
+    values: Mapping[str, float]
+
+    @property
+    def heading(self) -> str:
+        """Return the column's heading, as `published fid, Table 2 (a)`."""
+        return f"published {self.metric.removeprefix('eval/')}, {self.table}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question at one scale with all its runs, in the order of arms and then seeds."""
+
+    folder: Path
+    experiment: str
+    scale: str
+    name: str
+    question: str
+    source: str
+    arms: tuple[str, ...]
+    differs: Mapping[str, Mapping[str, Any]]
+    colors: Mapping[str, str]
+    published: Published | None
+    summary_metrics: tuple[str, ...]
+    link: str | None
+    command: str | None
+    runs: tuple[Run, ...]
+
+    def of_arm(self, arm: str) -> tuple[Run, ...]:
+        """Return the runs of one arm, one per seed."""
+        return tuple(run for run in self.runs if run.arm == arm)
+
+    def metric_keys(self) -> tuple[str, ...]:
+        """Return every metric key that any run logged, sorted."""
+        return tuple(sorted({key for run in self.runs for key in run.curves}))

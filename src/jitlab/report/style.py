@@ -1,0 +1,66 @@
+"""The report's look: one light page, readable at any width, with nothing from outside."""
+
+CSS = """
+:root { --ink: #1d2330; --soft: #5b6470; --line: #e3e6ea; --paper: #fff; --wash: #f6f7f9; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system,
+  "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Liberation Sans", Arial, sans-serif; }
+main { max-width: 1100px; margin: 0 auto; padding: 48px 24px 72px; }
+h1 { font-size: 30px; line-height: 1.25; font-weight: 650; letter-spacing: -.01em; margin: 4px 0 12px;
+  max-width: 30em; text-wrap: balance; overflow-wrap: anywhere; }
+h2 { font-size: 20px; line-height: 1.3; font-weight: 650; margin: 56px 0 4px; }
+p { margin: 0 0 12px; max-width: 46em; overflow-wrap: anywhere; }
+a { color: #1f5fc4; overflow-wrap: anywhere; }
+code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace;
+  font-size: .875em; }
+pre { background: var(--wash); border-radius: 6px; padding: 12px 16px; overflow-x: auto; line-height: 1.45;
+  margin: 8px 0 12px; }
+.kicker, .soft, figcaption, .notes { color: var(--soft); font-size: 14px; }
+.kicker { margin: 0; }
+header p { max-width: none; }
+.banner { background: #fdf4e3; border-left: 4px solid #d9931a; border-radius: 4px; padding: 14px 18px;
+  margin: 24px 0; }
+.banner p { margin: 0 0 6px; }
+.banner pre { background: #fff8; margin: 0; white-space: pre-wrap; }
+.banner ul { margin: 0 0 6px; padding-left: 20px; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; margin: 24px 0 12px; }
+table { border-collapse: collapse; font-size: 15px; width: 100%; font-variant-numeric: tabular-nums; }
+th { text-align: left; vertical-align: bottom; font-weight: 500; color: var(--soft); font-size: 13px;
+  line-height: 1.3; border-bottom: 1px solid #b9bfc7; padding: 6px 18px 6px 0; }
+td { border-bottom: 1px solid var(--line); padding: 8px 18px 8px 0; vertical-align: top; }
+th:last-child, td:last-child { padding-right: 0; }
+th.number, td.number { text-align: right; }
+td.number { white-space: nowrap; }
+td small { display: block; color: var(--soft); font-size: 12px; }
+td.open { color: #8a5a00; min-width: 11em; }
+td.arm { font-weight: 650; white-space: nowrap; }
+.dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; background: var(--arm);
+  margin-right: .5em; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 14px; margin: 10px 0 4px; }
+.panels, .samples { display: grid; gap: 20px 28px; margin-top: 12px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); }
+.samples { grid-template-columns: repeat(auto-fit, minmax(min(100%, max(165px, 25% - 20px)), 1fr));
+  gap: 20px; }
+figure { margin: 0; min-width: 0; }
+.panels figure { display: flex; flex-direction: column; justify-content: space-between; }
+.panels figcaption { color: var(--ink); font-size: 14px; font-weight: 600; margin-bottom: 4px;
+  overflow-wrap: anywhere; }
+.panels figcaption small { display: block; color: var(--soft); font-weight: 400; font-size: 13px; }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg * { stroke-linejoin: round; }
+.samples h3 { font-size: 16px; margin: 0 0 6px; overflow-wrap: anywhere; }
+.samples img { display: block; width: 100%; max-width: 512px; height: auto; image-rendering: pixelated;
+  border-radius: 3px; background: var(--wash); }
+.samples figcaption { margin: 4px 0 14px; }
+details { border-bottom: 1px solid var(--line); padding: 10px 0; }
+summary { cursor: pointer; overflow-wrap: anywhere; }
+summary .soft { margin-left: .6em; }
+.finals { columns: 300px; column-gap: 32px; margin: 12px 0; padding: 0; list-style: none; font-size: 13px;
+  font-variant-numeric: tabular-nums; }
+.finals li { display: flex; justify-content: space-between; gap: 12px; break-inside: avoid;
+  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+ul.notes { padding-left: 18px; margin: 8px 0; max-width: 60em; }
+@media (max-width: 700px) { main { padding: 24px 16px 48px; } h1 { font-size: 24px; }
+  h2 { margin-top: 40px; } }
+@media print { main { padding: 0; } figure, .banner { break-inside: avoid; } }
+"""

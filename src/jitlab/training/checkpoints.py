@@ -1,0 +1,39 @@
+"""Checkpoint files: whole or not there, and read without running code from them."""
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+
+from jitlab.errors import UserError
+from jitlab.files import write_bytes
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Saves beside the old checkpoint, syncs to disk and renames, so that a crash leaves one that loads."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:  # noqa: ANN401, ARG002
+        """Write `checkpoint` to `path`, replacing what is there only when all of it is on disk."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(Path(path), buffer.getvalue())
+
+    def load_checkpoint(
+        self,
+        path: _PATH,
+        map_location: Callable[..., Any] | None = lambda storage, _: storage,
+        weights_only: bool | None = True,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; raises UserError where it is missing, damaged or holds more than tensors and plain data."""
+        try:
+            return super().load_checkpoint(path, map_location, weights_only)
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: there is no such checkpoint") from error
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: checkpoint cannot be read ({reason}); --fresh starts the run over") from error

@@ -1,0 +1,150 @@
+"""The LightningModule: Algorithm 1 around a network, an objective and a sampler."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jitlab.diffusion.guidance import guided_velocity
+from jitlab.diffusion.objective import Objective, Position
+from jitlab.diffusion.path import interpolate
+from jitlab.diffusion.samplers import SOLVERS, linear_grid
+from jitlab.errors import RunError
+from jitlab.randomness import image_noise
+from jitlab.training.optim import NonFiniteGuard, OptimizerSettings, build_adamw, build_schedule
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How images are generated: solver, steps, and guidance within an interval of t."""
+
+    solver: str
+    steps: int
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+
+
+def to_signal(images: Tensor) -> Tensor:
+    """Turn uint8 images into x with values in [-1, 1], float32."""
+    return images.float() / 127.5 - 1
+
+
+def to_images(x: Tensor) -> Tensor:
+    """Turn x into uint8 images, rounded; values outside [-1, 1] are clipped."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class JiTModule(LightningModule):
+    """Trains a network to predict x, eps or v, and generates images with it."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        sampler: SamplerSettings,
+        optimizer: OptimizerSettings,
+        image_shape: tuple[int, int, int],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            network: (z, t, y) -> output like z.
+            objective: what the output means, and its loss.
+            sampler: how to generate.
+            optimizer: how to optimise.
+            image_shape: (C, H, W) of an image.
+            batch_size: images of an optimizer step, over all processes.
+            seed: of noise, t, dropped labels and generated images.
+        """
+        super().__init__()
+        self.network = network
+        self.objective = objective
+        self.sampler = sampler
+        self.optimizer_settings = optimizer
+        self.image_shape = image_shape
+        self.batch_size = batch_size
+        self.seed = seed
+        self.guard = NonFiniteGuard()
+        self.gradient_norm = torch.zeros(())
+        self._loss = torch.zeros(())
+
+    def training_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Take one step of Algorithm 1 on images (B, C, H, W) uint8 and labels (B,); the keys are not looked at."""
+        images, labels, _ = batch
+        x = to_signal(images)
+        t, eps, y = self.objective.draw(x, labels, self.seed, self._position(len(x)))
+        z = interpolate(x, eps, t)
+        output = self.network(z, t, y).float()
+        errors = self.objective.errors(output, x, eps, z, t)
+        loss = self.objective.loss(errors)
+        return {"loss": loss, **{f"{space}_mse": error.detach().mean() for space, error in errors.items()}}
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW and its warm-up, which advances with every step."""
+        optimizer = build_adamw(self.network, self.optimizer_settings)
+        schedule = build_schedule(optimizer, self.optimizer_settings.warmup_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Keep the loss for the guard."""
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep a non-finite loss or gradient from the weights."""
+        adamw: Any = getattr(optimizer, "optimizer", optimizer)
+        self.gradient_norm = self.guard.protect(adamw, self.network.parameters(), self._loss, self.global_step + 1)
+
+    def refuse_non_finite(self) -> None:
+        """Raise RunError naming the step where loss or gradient stopped being finite; waits for the device."""
+        step = self.guard.first_bad_step()
+        if step is not None:
+            raise RunError(
+                f"non-finite loss or gradient at step {step}; the weights are those before it. "
+                "Lower train.learning_rate or raise train.warmup_steps"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        """Refuse to save past a non-finite loss, so that the last good checkpoint stays."""
+        self.refuse_non_finite()
+
+    @torch.no_grad()
+    def errors_at(self, images: Tensor, labels: Tensor, eps: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """Return each image's error in x, eps and v space, (B,) each, for given unit noise and t (B,)."""
+        x, eps = to_signal(images), eps * self.objective.noise_scale
+        z = interpolate(x, eps, t)
+        with self._precision():
+            output = self.network(z, t, labels)
+        return dict(self.objective.errors(output.float(), x, eps, z, t))
+
+    @torch.no_grad()
+    def generate(self, indices: Sequence[int], labels: Tensor) -> Tensor:
+        """Generate the images with these numbers and labels, (B, C, H, W) uint8.
+
+        Image i is the same whatever the batch or process that it is generated in.
+        """
+        noise = image_noise(self.seed, indices, self.image_shape).to(self.device) * self.objective.noise_scale
+        velocity = guided_velocity(
+            self.network,
+            lambda output, z, t: self.objective.velocity(output.float(), z, t),
+            labels.to(self.device),
+            self.objective.null_label,
+            self.sampler.guidance_scale,
+            self.sampler.guidance_interval,
+        )
+        with self._precision():
+            x = SOLVERS[self.sampler.solver](velocity, noise, linear_grid(self.sampler.steps))
+        return to_images(x)
+
+    def _precision(self) -> Any:  # noqa: ANN401 - a context manager of Lightning's
+        return self.trainer.precision_plugin.forward_context()
+
+    def _position(self, samples: int) -> Position:
+        first = self.trainer.global_rank * samples
+        return Position(self.global_step, range(first, first + samples), self.batch_size)
