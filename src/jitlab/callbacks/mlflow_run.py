@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,8 +23,11 @@ ARTIFACTS = "mlartifacts"
 FOLDER_TAG = "jitlab.folder"
 IMAGE_WIDTH = 256
 FLUSH_SECONDS = 2.0
+# How `log_image` names its files; the separator depends on MLflow's version.
+PICTURE_NAME = re.compile(r"(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]")
 # What a request may cost before the run goes on without it; MLflow's own defaults wait for minutes.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+LOG = logging.getLogger("jitlab.mlflow")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
@@ -48,9 +52,8 @@ class Tracking:
             self.client = MlflowClient(self.uri)
             self.client.search_experiments(max_results=1)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{URI_VARIABLE} = {self.uri}: tracking server cannot be used ({reason[:200]}); start it, correct the "
+                f"{URI_VARIABLE} = {self.uri}: tracking server cannot be used ({_first_line(error)}); start it, correct the "
                 f"address, or unset {URI_VARIABLE} to log to {DATABASE}"
             ) from error
 
@@ -108,17 +111,15 @@ class MlflowRun(MLFlowLogger):
         """Open the run `run_id` again, or create one; its status is RUNNING from here on."""
         self._client = tracking.client
         self._is_new = run_id is None or not self._exists(run_id)
-        if self._is_new:
-            run = self._client.create_run(experiment_id, run_name=name, tags={k: str(v) for k, v in tags.items()})
-            run_id = run.info.run_id
-            self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        assert run_id is not None
-        self.id = run_id
-        self._client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        try:
+            self.id = self._create(experiment_id, name, params, tags) if self._is_new else str(run_id)
+            self._client.update_run(self.id, status=RunStatus.to_string(RunStatus.RUNNING))
+        except MlflowException as error:
+            raise UserError(f"{tracking.uri}: tracking server takes no run {name}: {_first_line(error)}") from error
         self._pending: list[Metric] = []
         self._flushed = time.monotonic()
         self._pictures: set[tuple[str, int]] = set()
-        super().__init__(tracking_uri=tracking.uri, run_id=run_id, synchronous=True)
+        super().__init__(tracking_uri=tracking.uri, run_id=self.id, synchronous=True)
 
     def catch_up(self, rows: Iterable[dict[str, Any]]) -> None:
         """Send the rows of the run folder's log that the server does not have, and note which pictures it has."""
@@ -129,9 +130,8 @@ class MlflowRun(MLFlowLogger):
         self._flush()
         if not self._is_new:
             for artifact in self._client.list_artifacts(self.id, "images"):
-                key, _, step = Path(artifact.path).name.partition("%step%")
-                if step:
-                    self._pictures.add((key, int(step.split("%")[0])))
+                if named := PICTURE_NAME.match(Path(artifact.path).name):
+                    self._pictures.add((named["key"], int(named["step"])))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -154,7 +154,7 @@ class MlflowRun(MLFlowLogger):
             self._client.log_image(self.id, image, key=key, step=step, synchronous=True)
             self._pictures.add((key, step))
         except (MlflowException, OSError) as error:
-            logging.getLogger("jitlab").warning("MLflow did not take the picture %s of step %d: %s", key, step, error)
+            LOG.warning("MLflow did not take the picture %s of step %d (%s)", key, step, _first_line(error))
 
     @rank_zero_only
     def log_text(self, text: str, file: str) -> None:
@@ -173,8 +173,17 @@ class MlflowRun(MLFlowLogger):
     def end(self, status: str, tags: Mapping[str, Any]) -> None:
         """Send what is queued, set tags and close the run as FINISHED, FAILED or KILLED."""
         self._flush()
-        self._client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
-        self._client.set_terminated(self.id, status)
+        try:
+            self._client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+            self._client.set_terminated(self.id, status)
+        except (MlflowException, OSError) as error:
+            LOG.warning("MLflow was not told that the run ended (%s)", _first_line(error))
+
+    def _create(self, experiment_id: str, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
+        run = self._client.create_run(experiment_id, run_name=name, tags={k: str(v) for k, v in tags.items()})
+        run_id = str(run.info.run_id)
+        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        return run_id
 
     def _queue(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         self._pending += [Metric(key, float(value), int(when * 1000), step) for key, value in metrics.items()]
@@ -187,9 +196,7 @@ class MlflowRun(MLFlowLogger):
                 self._client.log_batch(self.id, metrics=self._pending[:1000], synchronous=True)
                 del self._pending[:1000]
         except (MlflowException, OSError) as error:
-            logging.getLogger("jitlab").warning(
-                "MLflow took no metrics (%s); the run goes on and sends them later", str(error).splitlines()[0]
-            )
+            LOG.warning("MLflow took no metrics (%s); the run goes on and sends them later", _first_line(error))
 
     def _exists(self, run_id: str) -> bool:
         try:
@@ -205,6 +212,10 @@ class MlflowRun(MLFlowLogger):
 def chart_link(base: str, experiment_id: str) -> str:
     """Return the address of the UI's chart view of an experiment, at the server `base`."""
     return f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _create_database(path: Path) -> None:

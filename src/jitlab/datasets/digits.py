@@ -12,6 +12,7 @@ from jitlab.randomness import numpy_generator
 
 NAME = "digits"
 NUM_CLASSES = 10
+SIGNAL_SIZE = 8
 HELD_OUT = 197
 SAMPLES_PER_SHARD = 400
 

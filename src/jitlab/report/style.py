@@ -42,7 +42,7 @@ td.arm { font-weight: 650; white-space: nowrap; }
 .samples { grid-template-columns: repeat(auto-fit, minmax(min(100%, max(165px, 25% - 20px)), 1fr));
   gap: 20px; }
 figure { margin: 0; min-width: 0; }
-.panels figure { display: flex; flex-direction: column; justify-content: space-between; }
+.panels figure { max-width: 460px; display: flex; flex-direction: column; justify-content: space-between; }
 .panels figcaption { color: var(--ink); font-size: 14px; font-weight: 600; margin-bottom: 4px;
   overflow-wrap: anywhere; }
 .panels figcaption small { display: block; color: var(--soft); font-weight: 400; font-size: 13px; }

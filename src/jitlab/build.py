@@ -1,0 +1,209 @@
+"""From a resolved configuration to objects: the only place where settings become constructor arguments."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers.logger import Logger
+from rich.console import Console
+
+from jitlab.callbacks.checkpointing import Checkpointing
+from jitlab.callbacks.ema import Ema
+from jitlab.callbacks.evaluation import Evaluation, EvaluationSettings
+from jitlab.callbacks.progress import TerminalProgress
+from jitlab.callbacks.sample_grid import SampleGrid
+from jitlab.callbacks.stop import StopRequest
+from jitlab.callbacks.throughput import Throughput
+from jitlab.callbacks.training_log import TrainingLog
+from jitlab.config.schema import Config
+from jitlab.datasets import digits
+from jitlab.datasets.datamodule import ShardDataModule
+from jitlab.datasets.shards import INDEX_FILE, Index
+from jitlab.diffusion.objective import Objective
+from jitlab.models.jit import JiT
+from jitlab.randomness import seeded
+from jitlab.training.checkpoints import AtomicCheckpointIO
+from jitlab.training.module import JiTModule, SamplerSettings
+from jitlab.training.optim import OptimizerSettings
+
+CHANNELS = 3
+# What Lightning says to users who hold it directly, and what jitlab has taken care of.
+SETTLED_WARNINGS = (
+    ".*dataloader is not resumable.*",
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*`torch.jit.script.*",
+)
+
+
+def data_folder(config: Config, root: Path) -> Path:
+    """Return the folder of the shards; a relative path is below the repository."""
+    return root / config.data.path
+
+
+def build_data(config: Config, root: Path) -> Index | None:
+    """Build the shards where they are missing and can be made from what is installed; return their index if so."""
+    folder = data_folder(config, root)
+    if (folder / INDEX_FILE).exists():
+        return None
+    return digits.build_digits(folder, config.data.image_size)
+
+
+def build_datamodule(config: Config, root: Path) -> ShardDataModule:
+    """Open the shards; raises UserError where they are missing, damaged or others than the settings say."""
+    folder = data_folder(config, root)
+    return ShardDataModule(
+        folder=folder,
+        build_command=digits.build_command(folder, config.data.image_size),
+        image_size=config.data.image_size,
+        num_classes=config.data.num_classes,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        flip=config.data.flip,
+        workers=config.data.workers,
+    )
+
+
+def build_network(config: Config) -> JiT:
+    """Return the network with the initial weights that belong to the seed, the same for every arm."""
+    with seeded("weights", config.seed):
+        return JiT(
+            image_size=config.data.image_size,
+            patch_size=config.model.patch_size,
+            hidden_size=config.model.hidden_size,
+            depth=config.model.depth,
+            num_heads=config.model.num_heads,
+            mlp_ratio=config.model.mlp_ratio,
+            num_classes=config.data.num_classes,
+            bottleneck_dim=config.model.bottleneck_dim,
+            in_context_tokens=config.model.in_context_tokens,
+            in_context_start=config.model.in_context_start,
+            channels=CHANNELS,
+        )
+
+
+def build_module(config: Config) -> JiTModule:
+    """Return network, objective, sampler and optimizer settings as one LightningModule."""
+    network = build_network(config)
+    if config.train.compile:
+        network.compile(fullgraph=True)
+    return JiTModule(
+        network=network,
+        objective=Objective(
+            prediction=config.objective.prediction,  # type: ignore[arg-type]
+            loss_space=config.objective.loss_space,  # type: ignore[arg-type]
+            time_mu=config.objective.time_mu,
+            time_sigma=config.objective.time_sigma,
+            noise_scale=config.objective.noise_scale,
+            t_eps=config.objective.t_eps,
+            label_drop=config.objective.label_drop,
+            null_label=config.data.num_classes,
+        ),
+        sampler=SamplerSettings(
+            solver=config.sampler.solver,
+            steps=config.sampler.steps,
+            guidance_scale=config.sampler.guidance_scale,
+            guidance_interval=config.sampler.guidance_interval,
+        ),
+        optimizer=OptimizerSettings(
+            learning_rate=config.train.learning_rate,
+            warmup_steps=config.train.warmup_steps,
+            weight_decay=config.train.weight_decay,
+            betas=config.train.betas,
+        ),
+        image_shape=(CHANNELS, config.data.image_size, config.data.image_size),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+    )
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run needs besides its configuration: where it writes, and whom it tells."""
+
+    name: str
+    checkpoint: Path
+    loggers: list[Logger]
+    console: Console
+    stop: StopRequest
+    on_saved: Callable[[int], None]
+
+
+def build_trainer(config: Config, module: JiTModule, datamodule: ShardDataModule, context: RunContext) -> Trainer:
+    """Return a Trainer with all callbacks; each of them sees what those before it did in the same step."""
+    every, batch_size = config.train.log_every_steps, config.train.batch_size
+    ema = Ema(module, config.train.ema_decays)
+    throughput = Throughput(every, batch_size)
+    progress = TerminalProgress(context.console, context.name, every, throughput)
+
+    def report(what: str, done: int, total: int) -> None:
+        progress.report(what, done, total)
+        context.stop.raise_if_requested()
+
+    evaluation = Evaluation(
+        ema,
+        EvaluationSettings(
+            every_steps=config.evaluation.every_steps,
+            images=config.evaluation.images,
+            batch_size=config.evaluation.batch_size,
+            num_classes=config.data.num_classes,
+            patch_size=config.model.patch_size,
+        ),
+        reference_images=datamodule.reference_images,
+        held_out=datamodule.held_out(config.evaluation.held_out_images),
+        pause=throughput.paused,
+        progress=report,
+        warn=progress.warn,
+    )
+    grid = SampleGrid(
+        ema,
+        every_steps=config.evaluation.grid_every_steps,
+        images=config.evaluation.grid_images,
+        batch_size=config.evaluation.batch_size,
+        num_classes=config.data.num_classes,
+        pause=throughput.paused,
+    )
+    training_log = TrainingLog(every, batch_size, images_per_epoch=datamodule.batches_per_epoch * batch_size)
+    checkpointing = Checkpointing(
+        context.checkpoint, config.train.checkpoint_every_steps, context.stop, context.on_saved
+    )
+    _quieten_lightning()
+    return Trainer(
+        max_steps=config.train.steps,
+        max_epochs=-1,
+        devices=1,
+        precision=_precision(config.train.precision),
+        logger=context.loggers,
+        callbacks=[ema, throughput, training_log, progress, grid, evaluation, checkpointing],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=context.checkpoint.parent,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def hardware() -> str:
+    """Name the device that runs use, for the report."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _precision(precision: str) -> str:
+    # On CPUs bf16 attention has a slow backward, so that auto means float32 there.
+    if precision == "auto":
+        return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+    return {"float32": "32-true", "bf16": "bf16-mixed"}[precision]
+
+
+def _quieten_lightning() -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in SETTLED_WARNINGS:
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,196 @@
+"""The command line: verbs that import what they need when they are called, so that help is instant."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from jitlab.errors import UserError
+
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb; a user's mistake is told on one line, without a traceback, with exit code 2."""
+    arguments = _parser().parse_args(argv)
+    # Small CPU steps lose more to spinning OpenMP threads than to waking sleeping ones; read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        code: int = arguments.verb(arguments)
+    except UserError as error:
+        print(f"jitlab: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return code
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a question's arms at a scale."""
+    from jitlab.config.load import repository
+    from jitlab.console import console
+
+    root, terminal = repository(), console()
+    from jitlab.experiment import execute, plan
+
+    planned = plan(
+        root,
+        arguments.experiment,
+        arguments.scale,
+        arguments.arms,
+        arguments.seeds,
+        arguments.overrides,
+        arguments.name,
+    )
+    return execute(planned, arguments.fresh, terminal)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the report of an experiment again."""
+    from jitlab.config.load import repository
+    from jitlab.console import console
+    from jitlab.report.folders import experiment_folder
+    from jitlab.report.render import write_report
+    from jitlab.report.terminal import closing_table
+
+    root = repository()
+    folder = experiment_folder(root, arguments.experiment, arguments.scale, arguments.name)
+    path = write_report(folder)
+    terminal = console()
+    terminal.print(closing_table(folder))
+    terminal.print(str(path.relative_to(root)), soft_wrap=True)
+    return 0
+
+
+def ui(arguments: argparse.Namespace) -> int:
+    """Serve the MLflow UI and print the link to an experiment's charts."""
+    from jitlab.config.load import repository
+    from jitlab.tracking_server import serve
+
+    return serve(repository(), arguments.experiment, arguments.scale, arguments.port)
+
+
+def build_data(arguments: argparse.Namespace) -> int:
+    """Build a data set as shards."""
+    from jitlab.datasets import digits
+
+    if arguments.image_size < digits.SIGNAL_SIZE:
+        raise UserError(f"--image-size {arguments.image_size}: expected {digits.SIGNAL_SIZE} pixels or more")
+    index = digits.build_digits(arguments.out, arguments.image_size)
+    counts = ", ".join(f"{sum(len(s.keys) for s in shards)} {split}" for split, shards in index.splits.items())
+    print(f"{arguments.out}: {counts} images of {index.image_size} px, fingerprint {index.fingerprint[:12]}")
+    return 0
+
+
+def verify_data(arguments: argparse.Namespace) -> int:
+    """Read shards whole and compare them with their index."""
+    from jitlab.datasets.shards import open_index, verify
+
+    index = open_index(arguments.folder, "jitlab data build --help")
+    faults = list(verify(arguments.folder, index))
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if not faults:
+        shards = sum(map(len, index.splits.values()))
+        print(f"{arguments.folder}: {shards} shards are as their index says, fingerprint {index.fingerprint[:12]}")
+    return 1 if faults else 0
+
+
+def list_experiments(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every verb has the same form
+    """List questions and scales."""
+    from jitlab.config.load import load_question, question_names, repository, scale_names
+    from jitlab.console import console
+
+    root, terminal = repository(), console()
+    for name in question_names(root):
+        question = load_question(root, name)
+        terminal.print(f"[bold]{name}[/bold]  {question.question}")
+        terminal.print(f"  arms {', '.join(question.arms)}; default scale {question.scale}; {question.source}")
+    terminal.print(f"scales: {', '.join(scale_names(root))}")
+    return 0
+
+
+def list_settings(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every verb has the same form
+    """List every setting with its default, range and meaning."""
+    from rich.table import Table
+
+    from jitlab.config.schema import settings
+    from jitlab.console import console
+
+    table = Table("setting", "default", "values", "meaning", box=None, header_style="bold")
+    for name, field in settings().items():
+        default = "from the scale" if field.default == "???" else str(field.default)
+        values = ", ".join(field.metadata["choices"]) or field.metadata["within"] or "text"
+        table.add_row(name, default, "true, false" if field.type is bool else values, field.metadata["doc"])
+    console().print(table)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("jitlab", description="A laboratory for diffusion models that predict clean data.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_run(verbs.add_parser("run", help=run.__doc__, description=run.__doc__))
+    _add_report(verbs.add_parser("report", help=report.__doc__, description=report.__doc__))
+    _add_ui(verbs.add_parser("ui", help=ui.__doc__, description=ui.__doc__))
+    _add_data(verbs.add_parser("data", help="Build and verify shards.", description="Build and verify shards."))
+    _add_list(verbs.add_parser("list", help="List experiments or settings.", description="List what there is."))
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", help="a question: a file in experiments/, without .yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as train.steps=2000")
+    parser.add_argument("--scale", help="a file in experiments/scales/; the question's own where not given")
+    parser.add_argument("--arms", type=lambda text: text.split(","), help="run only these arms, such as x,v")
+    parser.add_argument("--seeds", type=_at_least_one, default=1, help="repeat every arm with this many seeds")
+    parser.add_argument("--name", type=_label, help="keep these runs beside others of the same question and scale")
+    parser.add_argument("--fresh", action="store_true", help="delete these runs and start over")
+    parser.set_defaults(verb=run)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment")
+    parser.add_argument("--scale", help="the question's own where not given")
+    parser.add_argument("--name", type=_label, help="the name that the runs were given")
+    parser.set_defaults(verb=report)
+
+
+def _add_ui(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", nargs="?", help="print the link to this question's charts")
+    parser.add_argument("--scale", help="the question's own where not given")
+    parser.add_argument("--port", type=int, default=5000)
+    parser.set_defaults(verb=ui)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    build = verbs.add_parser("build", help=build_data.__doc__, description=build_data.__doc__)
+    build.add_argument("source", choices=["digits"])
+    build.add_argument("--image-size", type=int, required=True, help="pixels")
+    build.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    build.set_defaults(verb=build_data)
+    verify = verbs.add_parser("verify", help=verify_data.__doc__, description=verify_data.__doc__)
+    verify.add_argument("folder", type=Path)
+    verify.set_defaults(verb=verify_data)
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="WHAT")
+    for name, verb in {"experiments": list_experiments, "settings": list_settings}.items():
+        verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__).set_defaults(verb=verb)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of 1 or more")
+    return int(text)
+
+
+def _label(text: str) -> str:
+    if not text.replace("-", "").replace("_", "").isalnum():
+        raise argparse.ArgumentTypeError(f"'{text}': expected letters, digits, '-' and '_'")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
