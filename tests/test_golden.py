@@ -15,7 +15,7 @@ def objective(null_label: int = 10) -> Objective:
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return ((ours - theirs).norm() / theirs.norm()).item()
+    return float((ours - theirs).norm() / theirs.norm())
 
 
 @pytest.fixture(params=golden.NAMES)
@@ -47,9 +47,7 @@ def test_loss_and_every_gradient_are_the_official_ones(official):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(
-    ("scale", "interval"), [(1.0, (0.0, 1.0)), (2.9, (0.1, 1.0)), (2.9, (0.0, 1.0))]
-)
+@pytest.mark.parametrize(("scale", "interval"), [(1.0, (0.0, 1.0)), (2.9, (0.1, 1.0)), (2.9, (0.0, 1.0))])
 def test_sampled_images_are_the_official_ones(official, solver, scale, interval):
     network, v = official
     null_label = network.y_embedder.embedding_table.num_embeddings - 1

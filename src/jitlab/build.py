@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from lightning import Trainer
@@ -148,6 +149,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: ShardDataModule
         ema,
         EvaluationSettings(
             every_steps=config.evaluation.every_steps,
+            held_out_every_steps=config.evaluation.held_out_every_steps,
             images=config.evaluation.images,
             batch_size=config.evaluation.batch_size,
             num_classes=config.data.num_classes,
@@ -196,11 +198,11 @@ def hardware() -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _precision(precision: str) -> str:
+def _precision(precision: str) -> Literal["32-true", "bf16-mixed"]:
     # On CPUs bf16 attention has a slow backward, so that auto means float32 there.
     if precision == "auto":
         return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
-    return {"float32": "32-true", "bf16": "bf16-mixed"}[precision]
+    return "bf16-mixed" if precision == "bf16" else "32-true"
 
 
 def _quieten_lightning() -> None:

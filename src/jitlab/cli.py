@@ -1,7 +1,6 @@
 """The command line: verbs that import what they need when they are called, so that help is instant."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -13,8 +12,6 @@ EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; a user's mistake is told on one line, without a traceback, with exit code 2."""
     arguments = _parser().parse_args(argv)
-    # Small CPU steps lose more to spinning OpenMP threads than to waking sleeping ones; read when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code: int = arguments.verb(arguments)
     except UserError as error:

@@ -240,8 +240,8 @@ def _refuse_changes(plan: Plan) -> None:
         for name, field in schema.settings().items():
             if before[name] != now[name] and not field.metadata["neutral"]:
                 raise UserError(
-                    f"{path.relative_to(plan.root)}: {name} = {before[name]}: the run has this value, and {now[name]} was "
-                    "asked for; --fresh starts over, --name NAME keeps both"
+                    f"{path.relative_to(plan.root)}: {name} = {before[name]}: the run has this value, and {now[name]} "
+                    "was asked for; --fresh starts over, --name NAME keeps both"
                 )
 
 

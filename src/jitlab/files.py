@@ -25,6 +25,6 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
-def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+def write_json(path: Path, content: Any) -> None:
     """Replace `path` by JSON atomically."""
     write_text(path, json.dumps(content, indent=1) + "\n")

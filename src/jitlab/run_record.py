@@ -27,7 +27,7 @@ class RunRecord:
     hardware: str = ""
     mlflow_run_id: str | None = None
 
-    def written(self, folder: Path, **changes: Any) -> "RunRecord":  # noqa: ANN401 - values of the fields above
+    def written(self, folder: Path, **changes: Any) -> "RunRecord":
         """Return this record with some fields changed, after writing it to the run's folder."""
         record = replace(self, **changes)
         write_json(folder / STATUS_FILE, asdict(record))

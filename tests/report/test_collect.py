@@ -54,9 +54,7 @@ def test_a_last_line_torn_inside_a_character_is_left_out(tmp_path):
 
 def test_steps_logged_again_after_a_resume_count_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(
-        "\n".join(entry(step, loss=value) for step, value in [(1, 9.0), (2, 8.0), (3, 7.0), (2, 5.0)])
-    )
+    path.write_text("\n".join(entry(step, loss=value) for step, value in [(1, 9.0), (2, 8.0), (3, 7.0), (2, 5.0)]))
     curves, times = read_curves(path)
     assert (curves["loss"].steps, curves["loss"].values) == ((1, 2, 3), (9.0, 5.0, 7.0))
     assert times == (1.76e9 + 1, 1.76e9 + 3)

@@ -69,9 +69,7 @@ def test_a_complete_experiment_shows_all_and_warns_of_nothing(folder):
         assert wanted in page.text
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert [image["alt"] for image in images if image["alt"]] == [
-        f"Sample grid of {arm}, {weights}, step 600"
-        for arm in ARMS
-        for weights in ("EMA 0.995", "raw weights")
+        f"Sample grid of {arm}, {weights}, step 600" for arm in ARMS for weights in ("EMA 0.995", "raw weights")
     ]
     assert sum(tag == "svg" for tag, _ in page.tags) == 4
     assert all(attributes["aria-label"] for tag, attributes in page.tags if tag == "svg")
@@ -83,9 +81,7 @@ def test_the_report_of_incompressible_pictures_stays_small(folder):
 
 def test_failed_killed_running_and_missing_runs_are_named_with_their_reason(folder):
     write_experiment(folder, arms=["x", "v", "eps", "late"])
-    write_run(
-        folder, "v", lines_of(1.3, 100), status="failed", reason="non-finite loss at step 112", step=111
-    )
+    write_run(folder, "v", lines_of(1.3, 100), status="failed", reason="non-finite loss at step 112", step=111)
     write_run(folder, "eps", [], grid=False, status="killed", reason="Ctrl-C", step=0)
     write_run(folder, "x", lines_of(0.1, 200), status="running", step=250)
     text = banner_of(folder)
@@ -200,9 +196,7 @@ def test_the_summary_is_strict_json_with_every_run(folder):
 
 def test_the_table_marks_spread_and_published_figures(folder):
     values = {"x": 8.62, "v": 96.53, "eps": 372.38}
-    write_experiment(
-        folder, seeds=2, published={"metric": "eval/fid", "table": "Table 2 (a)", "values": values}
-    )
+    write_experiment(folder, seeds=2, published={"metric": "eval/fid", "table": "Table 2 (a)", "values": values})
     for arm, final in ARMS.items():
         write_run(folder, f"{arm}-s1", lines_of(final * 1.1), grid=False)
     text = page_of(folder).text

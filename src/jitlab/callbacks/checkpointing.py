@@ -18,16 +18,14 @@ class Checkpointing(Checkpoint):
     having them.
     """
 
-    def __init__(
-        self, path: Path, every_steps: int, stop: StopRequest, on_saved: Callable[[int], None]
-    ) -> None:
+    def __init__(self, path: Path, every_steps: int, stop: StopRequest, on_saved: Callable[[int], None]) -> None:
         """Prepare; `on_saved` is told the step of every checkpoint."""
         self.path = path
         self.every_steps = every_steps
         self.stop = stop
         self.on_saved = on_saved
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401, ARG002
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save where it is due or the run is asked to stop; then stop."""
         if due(trainer, self.every_steps) or self.stop.requested:
             trainer.save_checkpoint(self.path)

@@ -33,19 +33,19 @@ class Ema(Callback):
         with self.averages.applied(decay):
             yield
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the network to its device."""
         self.averages.to(pl_module.device)
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Take the new weights in."""
         self.averages.update()
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store every average by decay and parameter name."""
         checkpoint[CHECKPOINT_KEY] = self.averages.state_dict()
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore every average; raises UserError where the checkpoint lacks one."""
         try:
             self.averages.load_state_dict(checkpoint[CHECKPOINT_KEY])

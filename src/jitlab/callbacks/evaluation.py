@@ -1,6 +1,5 @@
 """Generates images, measures them against the training set, and measures the network on a held-out batch."""
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ T_BINS = 5
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What an evaluation does: how often, on how many images, in what batches."""
+    """How often images are generated and measured, how many, in what batches; how often the held-out batch is."""
 
     every_steps: int
+    held_out_every_steps: int
     images: int
     batch_size: int
     num_classes: int
@@ -71,23 +71,27 @@ class Evaluation(Callback):
         self.warn = warn
         self._reference: tuple[dict[str, Moments], Manifold] | None = None
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401, ARG002
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where it is due."""
-        if not due(trainer, self.settings.every_steps):
+        generate = due(trainer, self.settings.every_steps)
+        held_out = due(trainer, self.settings.held_out_every_steps)
+        if not (generate or held_out):
             return
         assert isinstance(pl_module, JiTModule)
         # Not on weights that the run is about to be stopped for.
         pl_module.refuse_non_finite()
         with self.pause():
-            started = time.perf_counter()
             metrics: dict[str, float] = {}
             for decay in self.ema.decays:
-                suffix = "" if decay == self.ema.decays[0] else f"_ema{decay:g}"
+                measured: dict[str, float] = {}
                 with self.ema.applied(decay):
-                    measured = self._generated(pl_module, trainer, f"ema {decay:g}") | self._held_out_errors(pl_module)
+                    if held_out:
+                        measured |= self._held_out_errors(pl_module)
+                    if generate:
+                        measured |= self._generated(pl_module, trainer, f"ema {decay:g}")
+                suffix = "" if decay == self.ema.decays[0] else f"_ema{decay:g}"
                 metrics |= {f"{key}{suffix}": value for key, value in measured.items()}
-                metrics[f"ema/initial_share_{decay:g}"] = self._initial_share(decay, trainer.global_step)
-            metrics["eval/seconds"] = time.perf_counter() - started
+                metrics[f"ema/initial_share_{decay:g}"] = self._initial_share(decay, trainer.global_step, generate)
             log_metrics(trainer, metrics)
 
     def _generated(self, module: JiTModule, trainer: Trainer, what: str) -> dict[str, float]:
@@ -130,9 +134,7 @@ class Evaluation(Callback):
                 totals[f"val/{space}_mse"] = totals.get(f"val/{space}_mse", 0.0) + error / T_BINS
         return {**totals, **metrics}
 
-    def _errors(
-        self, module: JiTModule, images: Tensor, labels: Tensor, eps: Tensor, t: Tensor
-    ) -> dict[str, float]:
+    def _errors(self, module: JiTModule, images: Tensor, labels: Tensor, eps: Tensor, t: Tensor) -> dict[str, float]:
         parts = [
             module.errors_at(*part)
             for part in zip(
@@ -141,9 +143,9 @@ class Evaluation(Callback):
         ]
         return {space: float(torch.cat([part[space] for part in parts]).mean()) for space in parts[0]}
 
-    def _initial_share(self, decay: float, step: int) -> float:
+    def _initial_share(self, decay: float, step: int, warn: bool) -> float:
         share = Averages.initial_share(decay, step)
-        if share > WARN_INITIAL_SHARE:
+        if warn and share > WARN_INITIAL_SHARE:
             self.warn(
                 f"step {step}: the average with decay {decay:g} still holds {share:.0%} of the initial weights, "
                 "so its figures say little; train longer or lower train.ema_decays"

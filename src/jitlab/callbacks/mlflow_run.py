@@ -53,8 +53,8 @@ class Tracking:
             self.client.search_experiments(max_results=1)
         except Exception as error:
             raise UserError(
-                f"{URI_VARIABLE} = {self.uri}: tracking server cannot be used ({_first_line(error)}); start it, correct the "
-                f"address, or unset {URI_VARIABLE} to log to {DATABASE}"
+                f"{URI_VARIABLE} = {self.uri}: tracking server cannot be used ({_first_line(error)}); start it, "
+                f"correct the address, or unset {URI_VARIABLE} to log to {DATABASE}"
             ) from error
 
     def experiment(self, name: str, description: str) -> str:
@@ -63,9 +63,7 @@ class Tracking:
         if found is None:
             # A local store would otherwise put its files below whatever folder the process runs in.
             local = (self.root / ARTIFACTS / name).as_uri() if self.uri.startswith("sqlite") else None
-            return str(
-                self.client.create_experiment(name, local, tags={"mlflow.note.content": description})
-            )
+            return str(self.client.create_experiment(name, local, tags={"mlflow.note.content": description}))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -147,9 +145,7 @@ class MlflowRun(MLFlowLogger):
         if (key, step) in self._pictures:
             return
         if image.width > IMAGE_WIDTH:
-            image = image.resize(
-                (IMAGE_WIDTH, round(image.height * IMAGE_WIDTH / image.width)), Image.Resampling.BOX
-            )
+            image = image.resize((IMAGE_WIDTH, round(image.height * IMAGE_WIDTH / image.width)), Image.Resampling.BOX)
         try:
             self._client.log_image(self.id, image, key=key, step=step, synchronous=True)
             self._pictures.add((key, step))
@@ -162,11 +158,11 @@ class MlflowRun(MLFlowLogger):
         self._client.log_text(self.id, text, file)
 
     @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: parameters and tags were set when the run was created."""
 
     @rank_zero_only
-    def finalize(self, status: str = "success") -> None:  # noqa: ARG002
+    def finalize(self, status: str = "success") -> None:
         """Send what is queued; the experiment, which knows how the run ended, calls `end`."""
         self._flush()
 
@@ -229,5 +225,3 @@ def _create_database(path: Path) -> None:
     store = SqlAlchemyStore(f"sqlite:///{partial}", (path.parent / ARTIFACTS).as_uri())
     store.engine.dispose()
     partial.replace(path)
-
-

@@ -36,20 +36,18 @@ class TerminalProgress(Callback):
         self._started = 0.0
         self._first_step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar from the step that is resumed from."""
         self._bar.start()
-        self._training = self._bar.add_task(
-            self.name, total=trainer.max_steps, completed=trainer.global_step, facts=""
-        )
+        self._training = self._bar.add_task(self.name, total=trainer.max_steps, completed=trainer.global_step, facts="")
         self._started, self._first_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ANN401 - what training_step returned
-        *args: Any,  # noqa: ANN401, ARG002
+        pl_module: LightningModule,
+        outputs: Any,
+        *args: Any,
     ) -> None:
         """Move the bar; read the loss off the device only now and then."""
         assert self._training is not None
@@ -74,11 +72,11 @@ class TerminalProgress(Callback):
         """Print a warning above the bar."""
         self.console.print(f"[yellow]warning[/yellow] {self.name}: {text}", highlight=False)
 
-    def teardown(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Remove the bar."""
         self._bar.stop()
 
-    def on_exception(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401, ARG002
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
         """Remove the bar."""
         self._bar.stop()
 

@@ -102,7 +102,7 @@ class RunFolder(Logger):
         write_bytes(self.folder / SAMPLES_FOLDER / f"step{step:06d}-{key}.png", encoded.getvalue())
 
     @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the run folder has the whole configuration in config.yaml."""
 
     def _drop_torn_line(self) -> None:

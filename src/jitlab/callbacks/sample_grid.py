@@ -41,7 +41,7 @@ class SampleGrid(Callback):
         self.labels = grid_labels(images, num_classes)
         self.pause = pause
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401, ARG002
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Draw the grids where they are due; on one process, since they are few images."""
         if not due(trainer, self.every_steps) or not trainer.is_global_zero:
             return

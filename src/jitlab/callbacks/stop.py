@@ -31,7 +31,7 @@ class StopRequest:
         if self.requested:
             raise StoppedError
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise StoppedError
         self.requested = True

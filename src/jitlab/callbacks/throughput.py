@@ -20,11 +20,11 @@ class Throughput(Callback):
         self._steps = 0
         self._since = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._steps, self._since = 0, time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401, ARG002
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Count a step; log where a point is due."""
         self._steps += 1
         if trainer.global_step % self.every_steps:
@@ -34,7 +34,10 @@ class Throughput(Callback):
         self.images_per_second = self.images_per_step / step_seconds
         log_metrics(
             trainer,
-            {"throughput/images_per_second": self.images_per_second, "throughput/step_ms": 1000 * step_seconds},
+            {
+                "throughput/images_per_second": self.images_per_second,
+                "throughput/step_ms": 1000 * step_seconds,
+            },
         )
         self._steps, self._since = 0, now
 

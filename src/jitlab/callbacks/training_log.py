@@ -25,8 +25,8 @@ class TrainingLog(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401 - what training_step returned
-        *args: Any,  # noqa: ANN401, ARG002
+        outputs: Any,
+        *args: Any,
     ) -> None:
         """Add a step's errors; stop the run where they are not finite."""
         assert isinstance(pl_module, JiTModule)
@@ -49,7 +49,7 @@ class TrainingLog(Callback):
         """Restore the sums since the last point."""
         self._sums, self._count = dict(state_dict["sums"]), state_dict["count"]
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the network to its device."""
         self._sums = {key: value.to(pl_module.device) for key, value in self._sums.items()}
 

@@ -207,7 +207,7 @@ def _type_fault(field: dataclasses.Field[Any], error: Exception) -> str:
     return f"expected {expected}, {field.metadata['doc']} ({_first_line(error)})"
 
 
-def _published(file: str, content: Any, arms: list[str]) -> dict[str, Published]:  # noqa: ANN401 - parsed YAML
+def _published(file: str, content: Any, arms: list[str]) -> dict[str, Published]:
     published = {}
     for scale, entry in _mapping(file, "published", content or {}).items():
         key = f"published.{scale}"
@@ -234,7 +234,7 @@ def _read_yaml(root: Path, file: str) -> dict[str, Any]:
     return _mapping(file, "", content)
 
 
-def _mapping(file: str, key: str, content: Any) -> dict[str, Any]:  # noqa: ANN401 - parsed YAML
+def _mapping(file: str, key: str, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file}: {key or 'the file'} = {content!r}: expected 'key: value' pairs")
     return content
@@ -248,14 +248,14 @@ def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _at(config: Config, key: str) -> Any:  # noqa: ANN401 - a setting's value
+def _at(config: Config, key: str) -> Any:
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part)
     return value
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - a setting's value
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(element) for key, element in value.items()}
     return [_plain(element) for element in value] if isinstance(value, tuple | list) else value

@@ -11,13 +11,13 @@ SPACES = ("x", "eps", "v")
 
 
 def setting(
-    default: Any,  # noqa: ANN401 - a default is of its field's type
+    default: Any,
     doc: str,
     *,
     within: str = "",
     choices: tuple[str, ...] = (),
     neutral: bool = False,
-) -> Any:  # noqa: ANN401
+) -> Any:
     """Declare one setting.
 
     `within` is an interval such as `[1, inf)` or `(0, 1)`; for tuples it holds for every element.
@@ -33,9 +33,7 @@ class Data:
     """Where the images come from."""
 
     source: str = setting(MISSING, "data set that the shards hold", choices=("digits",))
-    path: str = setting(
-        MISSING, "folder of the shards, relative to the repository or absolute", neutral=True
-    )
+    path: str = setting(MISSING, "folder of the shards, relative to the repository or absolute", neutral=True)
     image_size: int = setting(MISSING, "height and width of an image, pixels", within="[8, inf)")
     num_classes: int = setting(MISSING, "classes; the label of no class is one more", within="[1, inf)")
     flip: bool = setting(False, "mirror every image with probability one half")
@@ -104,11 +102,12 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sample grids, distances and held-out errors on the way; the last step always has all of them."""
+    """Distances, held-out errors and sample grids on the way; the last step always has all of them."""
 
     every_steps: int = setting(MISSING, "steps between two evaluations", within="[1, inf)")
     images: int = setting(MISSING, "images that an evaluation generates", within="[2, inf)")
     batch_size: int = setting(250, "images generated at a time", within="[1, inf)", neutral=True)
+    held_out_every_steps: int = setting(MISSING, "steps between two looks at the held-out batch", within="[1, inf)")
     held_out_images: int = setting(128, "images of the fixed held-out batch", within="[1, inf)")
     grid_every_steps: int = setting(MISSING, "steps between two sample grids", within="[1, inf)")
     grid_images: int = setting(80, "images of a sample grid, eight a row", within="[1, 1024]")
@@ -138,7 +137,7 @@ def settings(node: type = Config, prefix: str = "") -> dict[str, dataclasses.Fie
     return found
 
 
-def range_fault(field: dataclasses.Field[Any], value: Any) -> str | None:  # noqa: ANN401
+def range_fault(field: dataclasses.Field[Any], value: Any) -> str | None:
     """Say what was expected of `value` where it is outside the field's range or choices."""
     choices, within = field.metadata["choices"], field.metadata["within"]
     if choices and value not in choices:

@@ -121,10 +121,13 @@ class ShardDataModule(LightningDataModule):
 
     def _check_fit(self, image_size: int, num_classes: int) -> None:
         index: Index = self.index
-        wrong = {"data.image_size": (image_size, index.image_size), "data.num_classes": (num_classes, index.num_classes)}
+        wrong = {
+            "data.image_size": (image_size, index.image_size),
+            "data.num_classes": (num_classes, index.num_classes),
+        }
         for key, (given, found) in wrong.items():
             if given != found:
                 raise UserError(
-                    f"{self.folder}: {key} = {given}: the shards have {found}; set {key}={found}, or data.path to another "
-                    "folder"
+                    f"{self.folder}: {key} = {given}: the shards have {found}; set {key}={found}, or data.path to "
+                    "another folder"
                 )

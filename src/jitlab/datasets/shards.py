@@ -102,9 +102,7 @@ def open_index(folder: Path, build_command: str) -> Index:
         if content.pop("format") != FORMAT:
             raise ValueError(f"expected format {FORMAT}")
         fingerprint = content.pop("fingerprint")
-        content["splits"] = {
-            split: [Shard(**shard) for shard in shards] for split, shards in content["splits"].items()
-        }
+        content["splits"] = {split: [Shard(**shard) for shard in shards] for split, shards in content["splits"].items()}
         index = Index(**content)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path}: is damaged ({error}); build it again: {build_command}") from error

@@ -1,6 +1,7 @@
 """Solvers of dz/dt = v from noise at t = 0 to data at t = 1: pure functions of a velocity and a time grid."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,14 +18,14 @@ def linear_grid(steps: int) -> list[float]:
 
 def euler(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Tensor:
     """Integrate with first order: one velocity a step."""
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         z = z + (t_next - t) * velocity(z, t)
     return z
 
 
 def heun(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Tensor:
     """Integrate with second order: two velocities a step, the last step Euler (Table 9)."""
-    for t, t_next in zip(times[:-2], times[1:-1], strict=True):
+    for t, t_next in pairwise(times[:-1]):
         v = velocity(z, t)
         v_next = velocity(z + (t_next - t) * v, t_next)
         z = z + (t_next - t) * (v + v_next) / 2

@@ -71,7 +71,8 @@ class JiT(nn.Module):
         # (B, grid², p p C) -> (B, C, grid p, grid p)
         patches = pixels.unflatten(2, (self.patch_size, self.patch_size, self.channels))
         patches = patches.unflatten(1, (self.grid, self.grid))
-        return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        images: Tensor = patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        return images
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -88,12 +89,12 @@ class JiT(nn.Module):
             nn.init.normal_(self.in_context_posemb, std=EMBEDDING_STD)
         # adaLN-Zero: every block starts as the identity, and the network's output as zero.
         for modulated in (*self.blocks, self.final_layer):
-            nn.init.zeros_(modulated.adaLN_modulation[1].weight)  # type: ignore[index, union-attr]
+            nn.init.zeros_(modulated.adaLN_modulation[1].weight)
         nn.init.zeros_(self.final_layer.linear.weight)
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:
-    """Return fixed 2-D positions (1, grid², width): a quarter of the width each for sine and cosine of column and row."""
+    """Return fixed 2-D positions (1, grid², width): quarters of sine and cosine of the column, then of the row."""
     quarter = width // 4
     frequencies = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
     angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies

@@ -35,9 +35,7 @@ class TimeEmbedder(nn.Module):
 
     def __init__(self, hidden_size: int, features: int = 256, max_period: float = 10_000) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(features, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
-        )
+        self.mlp = nn.Sequential(nn.Linear(features, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
         half = features // 2
         frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32) / half)
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -88,7 +86,8 @@ class Rope2d(nn.Module):
         """Rotate x (B, heads, N, head_dim)."""
         even, odd = x[..., 0::2], x[..., 1::2]
         turned = torch.stack([-odd, even], dim=-1).flatten(-2)
-        return (x * self.cos + turned * self.sin).to(x.dtype)
+        rotated: Tensor = x * self.cos + turned * self.sin
+        return rotated
 
 
 class Attention(nn.Module):

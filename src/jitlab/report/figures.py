@@ -115,7 +115,7 @@ def wants_log(lines: Sequence[Line]) -> bool:
     return bool(values) and min(values) > 0 and max(values) > 10 * min(values)
 
 
-def panel(lines: Sequence[Line], x_label: str, log: bool | None = None) -> Any:  # noqa: ANN401 - untyped library
+def panel(lines: Sequence[Line], x_label: str, log: bool | None = None) -> Any:
     """Return a Figure with one axes and one line a run.
 
     `log` asks for a logarithmic y axis (kept linear where a value is not positive); None decides by the span.
@@ -148,7 +148,7 @@ def panel(lines: Sequence[Line], x_label: str, log: bool | None = None) -> Any: 
     return figure
 
 
-def svg(figure: Any, name: str, alt: str) -> str:  # noqa: ANN401 - untyped library
+def svg(figure: Any, name: str, alt: str) -> str:
     """Return a figure as an SVG element as wide as its container.
 
     `name` keeps its ids apart from those of the page's other figures.
@@ -166,12 +166,10 @@ def svg(figure: Any, name: str, alt: str) -> str:  # noqa: ANN401 - untyped libr
     return head + text[text.index(">") + 1 :]
 
 
-def _log_axis(axes: Any, low: float, high: float) -> None:  # noqa: ANN401 - untyped library
+def _log_axis(axes: Any, low: float, high: float) -> None:
     axes.set_yscale("log")
     decades = math.log10(high / low) if high > low else 0.0
-    between = (
-        (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
-    )
+    between = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
     axes.yaxis.set_major_locator(LogLocator(subs=between, numticks=20 if len(between) > 1 else 7))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -40,9 +40,7 @@ def samples(experiment: Experiment) -> str:
     )
     if several:
         text += " One seed is shown."
-    return (
-        f'<section><h2>Samples</h2><p class="soft">{text}</p><div class="samples">{columns}</div></section>'
-    )
+    return f'<section><h2>Samples</h2><p class="soft">{text}</p><div class="samples">{columns}</div></section>'
 
 
 def noise_levels(experiment: Experiment) -> str:
@@ -72,9 +70,7 @@ def curves(experiment: Experiment) -> str:
     parts = [_metrics(experiment, title, of_group) for title, of_group in groups.items()]
     if rest:
         parts.append(f"<details><summary>Other metrics</summary>{_metrics(experiment, '', rest)}</details>")
-    return (
-        "".join(parts) if keys else "<section><h2>Curves</h2><p>No run has logged a metric yet.</p></section>"
-    )
+    return "".join(parts) if keys else "<section><h2>Curves</h2><p>No run has logged a metric yet.</p></section>"
 
 
 def embedded(content: bytes) -> tuple[str, int, int]:

@@ -44,9 +44,7 @@ def banner(experiment: Experiment) -> str:
         return ""
     listed = "".join(f"<li><b>{escape(run.name)}</b>: {escape(text)}</li>" for run, text in points)
     unfinished = sum(not run.complete for run in experiment.runs)
-    lead = (
-        f"{unfinished} of {len(experiment.runs)} runs not complete." if unfinished else "Metrics are missing."
-    )
+    lead = f"{unfinished} of {len(experiment.runs)} runs not complete." if unfinished else "Metrics are missing."
     again = ""
     if unfinished and experiment.command:
         again = f"<p>The same command goes on from there:</p><pre>{escape(experiment.command)}</pre>"
@@ -75,9 +73,7 @@ def runs(experiment: Experiment) -> str:
 
 def tracking(experiment: Experiment) -> str:
     """Return how to open the same runs in MLflow and how to run the experiment again."""
-    parts = [
-        f"<p>Every curve and picture in MLflow:</p><pre>make ui EXP={escape(experiment.experiment)}</pre>"
-    ]
+    parts = [f"<p>Every curve and picture in MLflow:</p><pre>make ui EXP={escape(experiment.experiment)}</pre>"]
     if experiment.link and experiment.link.startswith(("http://", "https://")):
         link = escape(experiment.link)
         parts.append(f'<p>While it runs, this opens the question’s charts: <a href="{link}">{link}</a></p>')
@@ -126,9 +122,7 @@ def _only_field(experiment: Experiment) -> str | None:
 
 def _table_row(experiment: Experiment, row: ClosingRow) -> str:
     field = _only_field(experiment)
-    differs = (
-        str(experiment.differs.get(row.arm, {}).get(field, NOTHING)) if field else row.differs or NOTHING
-    )
+    differs = str(experiment.differs.get(row.arm, {}).get(field, NOTHING)) if field else row.differs or NOTHING
     numbers = [row.seeds, *(row.metrics[key] for key in experiment.summary_metrics)]
     if experiment.published:
         numbers.append(row.published or NOTHING)
@@ -166,9 +160,7 @@ def _run(experiment: Experiment, run: Run) -> str:
     head = f'{dot(experiment, run.arm)}<b>{escape(run.name)}</b><span class="soft">{text}</span>'
     inside = [f'<p class="soft">Seed {run.seed}. {escape(differs_text(experiment, run.arm))}</p>']
     inside.append(_finals(run))
-    inside.append(
-        f"<pre>{escape(run.config)}</pre>" if run.config else "<p>No config.yaml in its folder.</p>"
-    )
+    inside.append(f"<pre>{escape(run.config)}</pre>" if run.config else "<p>No config.yaml in its folder.</p>")
     return f"<details><summary>{head}</summary>{''.join(inside)}</details>"
 
 

@@ -17,7 +17,7 @@ from jitlab.files import write_bytes
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Saves beside the old checkpoint, syncs to disk and renames, so that a crash leaves one that loads."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:  # noqa: ANN401, ARG002
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`, replacing what is there only when all of it is on disk."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, _: storage,
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Read a checkpoint; raises UserError where it is missing, damaged or holds more than tensors and plain data."""
+        """Read a checkpoint; raises UserError where it is missing, damaged or holds more than tensors and numbers."""
         try:
             return super().load_checkpoint(path, map_location, weights_only)
         except FileNotFoundError as error:

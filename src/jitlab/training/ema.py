@@ -23,9 +23,7 @@ class Averages:
 
     def to(self, device: torch.device) -> None:
         """Move the averages to the device of the weights."""
-        self._averages = {
-            decay: [tensor.to(device) for tensor in tensors] for decay, tensors in self._averages.items()
-        }
+        self._averages = {decay: [tensor.to(device) for tensor in tensors] for decay, tensors in self._averages.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -51,8 +49,7 @@ class Averages:
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return every average by its decay and the names of the parameters."""
         return {
-            str(decay): dict(zip(self._parameters, averages, strict=True))
-            for decay, averages in self._averages.items()
+            str(decay): dict(zip(self._parameters, averages, strict=True)) for decay, averages in self._averages.items()
         }
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from jitlab.diffusion.guidance import guided_velocity
 from jitlab.diffusion.objective import Objective, Position
-from jitlab.diffusion.path import interpolate
+from jitlab.diffusion.path import Space, interpolate
 from jitlab.diffusion.samplers import SOLVERS, linear_grid
 from jitlab.errors import RunError
 from jitlab.randomness import image_noise
@@ -75,7 +75,7 @@ class JiTModule(LightningModule):
         self.gradient_norm = torch.zeros(())
         self._loss = torch.zeros(())
 
-    def training_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+    def training_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, Tensor]:
         """Take one step of Algorithm 1 on images (B, C, H, W) uint8 and labels (B,); the keys are not looked at."""
         images, labels, _ = batch
         x = to_signal(images)
@@ -110,18 +110,18 @@ class JiTModule(LightningModule):
                 "Lower train.learning_rate or raise train.warmup_steps"
             )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to save past a non-finite loss, so that the last good checkpoint stays."""
         self.refuse_non_finite()
 
     @torch.no_grad()
-    def errors_at(self, images: Tensor, labels: Tensor, eps: Tensor, t: Tensor) -> dict[str, Tensor]:
+    def errors_at(self, images: Tensor, labels: Tensor, eps: Tensor, t: Tensor) -> dict[Space, Tensor]:
         """Return each image's error in x, eps and v space, (B,) each, for given unit noise and t (B,)."""
         x, eps = to_signal(images), eps * self.objective.noise_scale
         z = interpolate(x, eps, t)
         with self._precision():
             output = self.network(z, t, labels)
-        return dict(self.objective.errors(output.float(), x, eps, z, t))
+        return self.objective.errors(output.float(), x, eps, z, t)
 
     @torch.no_grad()
     def generate(self, indices: Sequence[int], labels: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class JiTModule(LightningModule):
             x = SOLVERS[self.sampler.solver](velocity, noise, linear_grid(self.sampler.steps))
         return to_images(x)
 
-    def _precision(self) -> Any:  # noqa: ANN401 - a context manager of Lightning's
+    def _precision(self) -> Any:
         return self.trainer.precision_plugin.forward_context()
 
     def _position(self, samples: int) -> Position:
