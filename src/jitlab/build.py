@@ -36,8 +36,8 @@ CHANNELS = 3
 SETTLED_WARNINGS = (
     ".*dataloader is not resumable.*",
     ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*`torch.jit.script.*",
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
 )
 
 

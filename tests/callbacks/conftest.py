@@ -1,0 +1,12 @@
+from pathlib import Path
+
+import pytest
+
+from jitlab.datasets.digits import build_digits
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    build_digits(folder, 16)
+    return folder

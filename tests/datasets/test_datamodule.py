@@ -1,0 +1,123 @@
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from jitlab.datasets.digits import build_digits
+from tests.datasets.folders import datamodule, one_line_error
+
+
+def batches(module, count):
+    loader = module.train_dataloader()
+    found: list[Any] = []
+    while len(found) < count:
+        found += islice(loader, count - len(found))
+    return found
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2]
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def at_step(module, step):
+    module.trainer = SimpleNamespace(global_step=step, global_rank=0, world_size=1)
+    return module
+
+
+def test_batches_are_the_same_with_and_without_workers(folder):
+    alone = batches(datamodule(folder, batch_size=600, flip=True), 5)
+    helped = batches(datamodule(folder, batch_size=600, flip=True, workers=2), 5)
+    assert same(alone, helped)
+
+
+def test_images_and_labels_of_a_batch_have_the_declared_types(folder):
+    images, labels, keys = batches(datamodule(folder), 1)[0]
+    assert (images.shape, images.dtype) == ((100, 3, 16, 16), torch.uint8)
+    assert (labels.shape, labels.dtype) == ((100,), torch.int64)
+    assert len(set(keys)) == 100
+
+
+def test_loader_has_the_length_of_an_epoch_wherever_it_starts(folder):
+    module = datamodule(folder)
+    assert len(module.train_dataloader()) == module.batches_per_epoch == 16
+    module.load_state_dict({"epoch": 3, "batch": 9, "fingerprint": module.index.fingerprint})
+    assert len(module.train_dataloader()) == 16
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 8, 11])
+def test_restored_module_goes_on_with_the_batch_after_the_step(folder, step):
+    whole = batches(datamodule(folder, batch_size=400), 12)
+    state = at_step(datamodule(folder, batch_size=400), step).state_dict()
+    restored = datamodule(folder, batch_size=400)
+    restored.load_state_dict(state)
+    assert same(batches(restored, 12 - step), whole[step:])
+
+
+def test_two_processes_share_every_batch(folder):
+    whole = batches(datamodule(folder), 2)
+    parts = []
+    for rank in range(2):
+        module = datamodule(folder)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        parts.append(batches(module, 2))
+    for step in range(2):
+        assert torch.equal(torch.cat([part[step][0] for part in parts]), whole[step][0])
+
+
+def test_batch_that_processes_cannot_share_is_refused(folder):
+    module = datamodule(folder)
+    module.trainer = SimpleNamespace(global_rank=0, world_size=3)  # type: ignore[assignment]
+    with one_line_error("train.batch_size = 100", 3):
+        module.train_dataloader()
+
+
+def test_checkpoint_of_other_shards_is_refused(folder, tmp_path):
+    state = at_step(datamodule(folder), 3).state_dict()
+    build_digits(tmp_path, 8)
+    other = datamodule(tmp_path, image_size=8)
+    with one_line_error(tmp_path, other.index.fingerprint[:12], state["fingerprint"][:12]):
+        other.load_state_dict(state)
+
+
+def test_wrong_image_size_is_refused(folder):
+    with one_line_error(folder, "data.image_size = 32", 16):
+        datamodule(folder, image_size=32)
+
+
+def test_wrong_number_of_classes_is_refused(folder):
+    with one_line_error(folder, "data.num_classes = 1000", 10):
+        datamodule(folder, num_classes=1000)
+
+
+def test_batch_larger_than_the_training_set_is_refused(folder):
+    assert datamodule(folder, batch_size=1600).batches_per_epoch == 1
+    with one_line_error("train.batch_size = 1601", 1600, folder):
+        datamodule(folder, batch_size=1601)
+
+
+def test_held_out_batch_larger_than_the_split_is_refused(folder):
+    module = datamodule(folder)
+    images, labels = module.held_out(197)
+    assert images.shape == (197, 3, 16, 16)
+    assert labels.shape == (197,)
+    with one_line_error("evaluation.held_out_images = 198", 197, folder):
+        module.held_out(198)
+
+
+def test_held_out_images_are_fixed_unflipped_and_never_trained_on(folder):
+    images, labels = datamodule(folder).held_out(50)
+    again, same_labels = datamodule(folder, seed=5, flip=True).held_out(50)
+    assert torch.equal(images, again)
+    assert torch.equal(labels, same_labels)
+
+
+def test_reference_images_are_the_training_set_once_whatever_the_batch_size(folder):
+    module = datamodule(folder, flip=True)
+    whole = torch.cat(list(module.reference_images()))
+    assert whole.shape == (1600, 3, 16, 16)
+    assert torch.equal(whole, torch.cat(list(module.reference_images(7))))

@@ -1,0 +1,125 @@
+import pickle
+from itertools import islice
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jitlab.datasets.stream import PositionSampler, Reference, ShardImages, epoch_order
+
+shard_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=12)
+seeds = st.integers(0, 2**31)
+few = settings(deadline=None, max_examples=40)
+
+
+def endless(sampler):
+    while True:
+        yield from list(sampler)
+
+
+def sampler(sizes, batch_size, seed=0, rank=0, world_size=1, position=(0, 0)):
+    made = PositionSampler(sizes, batch_size, seed, rank, world_size)
+    made.epoch, made.batch = position
+    return made
+
+
+@given(shard_sizes, seeds, st.integers(0, 1000))
+@few
+def test_epoch_order_is_a_permutation_and_always_the_same(sizes, seed, epoch):
+    order = epoch_order(sizes, seed, epoch)
+    assert sorted(order.tolist()) == list(range(sum(sizes)))
+    np.testing.assert_array_equal(order, epoch_order(sizes, seed, epoch))
+
+
+@given(st.lists(st.integers(20, 40), min_size=1, max_size=10), seeds, st.integers(0, 1000))
+@few
+def test_epoch_order_differs_between_epochs_and_seeds(sizes, seed, epoch):
+    order = epoch_order(sizes, seed, epoch).tolist()
+    assert order != epoch_order(sizes, seed, epoch + 1).tolist()
+    assert order != epoch_order(sizes, seed + 1, epoch).tolist()
+
+
+def test_epoch_order_mixes_the_samples_of_neighbouring_shards():
+    order = epoch_order([100] * 4, 0, 0)
+    assert len({index // 100 for index in order[:20]}) == 4
+
+
+@given(st.data())
+@few
+def test_what_follows_a_restored_position_is_the_tail_of_the_undisturbed_run(data):
+    sizes = data.draw(shard_sizes)
+    batch_size = data.draw(st.integers(1, sum(sizes)))
+    epochs, length = 3, sum(sizes) // batch_size
+    epoch, batch = data.draw(st.integers(0, epochs - 1)), data.draw(st.integers(0, length - 1))
+    whole = list(islice(endless(sampler(sizes, batch_size)), epochs * length))
+    left = (epochs - epoch) * length - batch
+    rest = list(islice(endless(sampler(sizes, batch_size, position=(epoch, batch))), left))
+    assert rest == whole[epoch * length + batch :]
+
+
+@given(st.data())
+@few
+def test_ranks_together_hold_the_global_batches_in_order(data):
+    sizes = data.draw(shard_sizes)
+    world_size = data.draw(st.integers(2, 4))
+    local = data.draw(st.integers(1, max(1, sum(sizes) // world_size)))
+    position = (data.draw(st.integers(0, 3)), 0)
+    alone = list(sampler(sizes, local * world_size, position=position))
+    shared = [list(sampler(sizes, local * world_size, 0, r, world_size, position)) for r in range(world_size)]
+    assert [sum(parts, []) for parts in zip(*shared, strict=True)] == alone
+
+
+@given(st.data())
+@few
+def test_length_is_a_whole_epoch_wherever_the_sampler_stands(data):
+    sizes = data.draw(shard_sizes)
+    batch_size = data.draw(st.integers(1, sum(sizes)))
+    length = sum(sizes) // batch_size
+    made = sampler(sizes, batch_size, position=(data.draw(st.integers(0, 5)), data.draw(st.integers(0, length - 1))))
+    assert len(made) == length
+    list(made)
+    assert len(made) == length
+    assert len(list(made)) == length
+
+
+@given(shard_sizes, st.integers(0, 5))
+@few
+def test_an_epoch_holds_no_sample_twice_and_says_which_epoch_it_is(sizes, epoch):
+    batch_size = max(1, sum(sizes) // 3)
+    references = [reference for batch in sampler(sizes, batch_size, position=(epoch, 0)) for reference in batch]
+    assert len({reference.index for reference in references}) == len(references)
+    assert {reference.epoch for reference in references} == {epoch}
+
+
+def flips(images, epoch, count=60):
+    plain = ShardImages(images.folder, images.shards, 0, False, "")
+    flipped = []
+    for place in range(count):
+        image, unflipped = images[Reference(epoch, place)][0], plain[Reference(0, place)][0]
+        mirrored = torch.equal(image, unflipped.flip(-1))
+        assert mirrored or torch.equal(image, unflipped)
+        flipped.append(mirrored)
+    return flipped
+
+
+def test_flips_are_a_function_of_seed_epoch_and_key(folder, index):
+    shards = index.splits["train"]
+    one, other = (ShardImages(folder, shards, seed, True, "") for seed in (1, 2))
+    assert flips(one, 0) == flips(ShardImages(folder, shards, 1, True, ""), 0)
+    assert flips(one, 0) != flips(one, 1)
+    assert flips(one, 0) != flips(other, 0)
+    assert 0.25 < np.mean(flips(one, 0)) < 0.75
+    # The key decides, not the place: the last shard alone flips as it does behind the others.
+    start = int(one.starts[-2])
+    alone = ShardImages(folder, shards[-1:], 1, True, "")
+    for row in range(60):
+        assert torch.equal(alone[Reference(3, row)][0], one[Reference(3, start + row)][0])
+
+
+def test_images_travel_to_a_worker_without_open_files(folder, index):
+    images = ShardImages(folder, index.splits["train"], 0, False, "")
+    before = images[Reference(0, 5)][0]
+    copy = pickle.loads(pickle.dumps(images))
+    assert copy._files == {}
+    assert torch.equal(copy[Reference(0, 5)][0], before)
