@@ -3,15 +3,24 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from jitlab.errors import UserError
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Tells a mistake on one line, as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and where to look, and exit with code 2."""
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; a user's mistake is told on one line, without a traceback, with exit code 2."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     try:
         code: int = arguments.verb(arguments)
     except UserError as error:
@@ -123,8 +132,19 @@ def list_settings(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every
     return 0
 
 
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes no positional words after an option; overrides may stand anywhere.
+    if rest and (arguments.verb is not run or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("jitlab", description="A laboratory for diffusion models that predict clean data.")
+    parser = OneLineParser("jitlab", description="A laboratory for diffusion models that predict clean data.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_run(verbs.add_parser("run", help=run.__doc__, description=run.__doc__))
     _add_report(verbs.add_parser("report", help=report.__doc__, description=report.__doc__))

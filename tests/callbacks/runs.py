@@ -1,5 +1,4 @@
 import io
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +121,7 @@ def train(
     log = RunFolder(folder)
     context = build.RunContext("x", checkpoint, [log, *loggers], Console(file=output, width=200), stop, saved.append)
     trainer = build.build_trainer(config, module, datamodule, context)
-    first = list(callbacks)
+    first = list(callbacks)  # before all others, so that a stop is seen in the same step
     if stop_after is not None:
         stopper = StopAfter(stop_after)
         stopper.request = stop
@@ -133,8 +132,7 @@ def train(
         trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
     except StoppedError:
         stopped = True
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if log.rows() else []
-    return Run(folder, module, trainer, stopped, saved, initial, output.getvalue(), rows)
+    return Run(folder, module, trainer, stopped, saved, initial, output.getvalue(), list(log.rows()))
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

@@ -20,7 +20,7 @@ def test_every_epoch_has_an_order_of_its_own(undisturbed):
     assert epochs[1][0] != epochs[2][0]
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize("step", [1, 4, 5])
 def test_interrupted_run_ends_bit_equal_to_an_undisturbed_one(shards, tmp_path, undisturbed, step):
     run, undisturbed_keys = undisturbed
     config, keys = tiny_config(shards, train__steps=STEPS), BatchKeys()

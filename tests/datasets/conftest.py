@@ -1,25 +1,22 @@
-from pathlib import Path
-
 import pytest
 
 from jitlab.datasets.digits import build_command, build_digits
-from jitlab.datasets.shards import Index
 from tests.datasets.folders import SIZE
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory) -> tuple[Path, Index]:
+def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     return folder, build_digits(folder, SIZE)
 
 
 @pytest.fixture(scope="session")
-def folder(shards) -> Path:
+def folder(shards):
     return shards[0]
 
 
 @pytest.fixture(scope="session")
-def index(shards) -> Index:
+def index(shards):
     return shards[1]
 
 
@@ -29,7 +26,7 @@ def command(folder) -> str:
 
 
 @pytest.fixture
-def copied(folder, tmp_path) -> Path:
+def copied(folder, tmp_path):
     target = tmp_path / "shards"
     target.mkdir()
     for path in folder.iterdir():

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-call"
+
 import json
 from itertools import chain
 
@@ -10,7 +12,6 @@ from sklearn.datasets import load_digits
 from jitlab.datasets.digits import build_digits
 from jitlab.datasets.stream import Reference, ShardImages
 from tests.datasets.folders import SIZE, datamodule
-
 
 # webdataset leaves the files that it has read to the garbage collector.
 leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file .*tar:ResourceWarning")

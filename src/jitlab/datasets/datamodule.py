@@ -56,7 +56,7 @@ class ShardDataModule(LightningDataModule):
                 f"train.batch_size = {batch_size}: is more than the {len(self.images)} training images of {folder}; "
                 f"use at most {len(self.images)}"
             )
-        self._position = (0, 0)
+        self._restored = (0, 0)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -71,8 +71,7 @@ class ShardDataModule(LightningDataModule):
                 f"train.batch_size = {self.batch_size}: cannot be shared by {world_size} processes; use a multiple"
             )
         sizes = [len(shard.keys) for shard in self.images.shards]
-        sampler = PositionSampler(sizes, self.batch_size, self.seed, rank, world_size)
-        sampler.epoch, sampler.batch = self._position
+        sampler = PositionSampler(sizes, self.batch_size, self.seed, rank, world_size, self._position)
         return DataLoader(
             self.images,
             batch_sampler=sampler,
@@ -82,10 +81,8 @@ class ShardDataModule(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position after the batches that were trained on, and what it is a position in."""
-        assert self.trainer is not None
-        # One batch a step: the loader may have read ahead, the optimizer has not.
-        epoch, batch = divmod(self.trainer.global_step, self.batches_per_epoch)
+        """Return the position after the batches that were trained on, and which shards it is a position in."""
+        epoch, batch = self._position()
         return {"epoch": epoch, "batch": batch, "fingerprint": self.index.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -98,7 +95,13 @@ class ShardDataModule(LightningDataModule):
                 f"{self.folder}: these are not the shards that the checkpoint was trained on (fingerprint "
                 f"{self.index.fingerprint[:12]}, expected {state_dict['fingerprint'][:12]}); restore them, or --fresh"
             )
-        self._position = (state_dict["epoch"], state_dict["batch"])
+        self._restored = (state_dict["epoch"], state_dict["batch"])
+
+    def _position(self) -> tuple[int, int]:
+        # One batch a step: the loader may have read ahead, the optimizer has not.
+        steps = self.trainer.global_step if self.trainer else 0
+        epoch, batch = divmod(steps, self.batches_per_epoch)
+        return max((epoch, batch), self._restored)
 
     def held_out(self, count: int) -> tuple[Tensor, Tensor]:
         """Return the first `count` held-out images (count, 3, H, W) uint8 and their labels (count,)."""

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,29 +93,37 @@ def epoch_order(shard_sizes: list[int], seed: int, epoch: int) -> np.ndarray:
 
 
 class PositionSampler(Sampler[list[Reference]]):
-    """Yields this process's part of each global batch, from a position (epoch, batch) to that epoch's end.
+    """Yields this process's part of each global batch, from the present position to the end of its epoch.
 
-    It lives in the main process, so that the order does not depend on the number of loader workers. Its length
-    is always that of a whole epoch: a loader without one loses a batch at every resume.
+    It lives in the main process, so that the order does not depend on the number of loader workers. Whoever
+    iterates may stop anywhere, even before the last batch is asked for: the next pass starts where `position`
+    says. The length is always that of a whole epoch: a loader without one loses a batch at every resume.
     """
 
-    def __init__(self, shard_sizes: list[int], batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        shard_sizes: list[int],
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        position: Callable[[], tuple[int, int]],
+    ) -> None:
+        """Prepare an order; `position` returns (epoch, batches of it that were trained on)."""
         self.shard_sizes = shard_sizes
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-        self.batch = 0
+        self.position = position
 
     def __len__(self) -> int:
         return sum(self.shard_sizes) // self.batch_size
 
     def __iter__(self) -> Iterator[list[Reference]]:
-        order = epoch_order(self.shard_sizes, self.seed, self.epoch)
+        epoch, first = self.position()
+        order = epoch_order(self.shard_sizes, self.seed, epoch)
         local = self.batch_size // self.world_size
-        for batch in range(self.batch, len(self)):
+        for batch in range(first, len(self)):
             start = batch * self.batch_size + self.rank * local
-            yield [Reference(self.epoch, int(index)) for index in order[start : start + local]]
-        # The next pass over the loader is the next epoch, from its start.
-        self.epoch, self.batch = self.epoch + 1, 0
+            yield [Reference(epoch, int(index)) for index in order[start : start + local]]

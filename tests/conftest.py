@@ -1,0 +1,33 @@
+"""A repository of one tiny scale, in which the real commands run."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+TINY = """
+data: {source: digits, path: data/digits16, image_size: 16, num_classes: 10}
+model: {patch_size: 8, hidden_size: 32, depth: 2, num_heads: 2, bottleneck_dim: 16,
+        in_context_tokens: 2, in_context_start: 1}
+sampler: {solver: heun, steps: 3}
+train: {steps: 60, batch_size: 64, learning_rate: 2.0e-3, warmup_steps: 5, ema_decays: [0.9, 0.5],
+        log_every_steps: 10, checkpoint_every_steps: 7}
+evaluation: {every_steps: 30, images: 20, held_out_every_steps: 20, held_out_images: 16,
+             grid_every_steps: 30, grid_images: 16}
+"""
+
+
+def make_repository(root: Path) -> Path:
+    experiments = Path(__file__).parents[1] / "experiments"
+    (root / "experiments" / "scales").mkdir(parents=True)
+    shutil.copy(experiments / "noise_vs_x.yaml", root / "experiments")
+    (root / "experiments" / "scales" / "tiny.yaml").write_text(TINY)
+    return root
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Return a fresh repository that the commands of this process work in."""
+    monkeypatch.setenv("JITLAB_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return make_repository(tmp_path)

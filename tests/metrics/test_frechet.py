@@ -1,0 +1,163 @@
+import copy
+import pickle
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.linalg  # type: ignore[import-untyped]
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jitlab.metrics.frechet import Moments, RunningMoments, frechet_distance
+
+few = settings(deadline=None, max_examples=15)
+seeds = st.integers(0, 10_000)
+
+
+def vectors(n, dimensions, seed) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dimensions, dimensions, generator=generator, dtype=torch.float64)
+    offset = torch.randn(dimensions, generator=generator, dtype=torch.float64)
+    return torch.randn(n, dimensions, generator=generator, dtype=torch.float64) @ mixing + offset
+
+
+def moments_of(*batches) -> Moments:
+    running = RunningMoments(batches[0].shape[1])
+    for batch in batches:
+        running.update(batch)
+    return running.compute()
+
+
+def spd(dimensions, seed, rank=None) -> torch.Tensor:
+    factor = np.random.default_rng(seed).normal(size=(dimensions, rank or 2 * dimensions))
+    return torch.from_numpy(factor @ factor.T / factor.shape[1])
+
+
+def gaussian(mean, covariance) -> Moments:
+    return Moments(100, torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(covariance, dtype=torch.float64))
+
+
+def random_moments(dimensions, seed, rank=None) -> Moments:
+    return gaussian(np.random.default_rng(seed + 1).normal(size=dimensions), spd(dimensions, seed, rank))
+
+
+# Moments.
+
+
+@few
+@given(cuts=st.lists(st.integers(0, 40), max_size=5), seed=seeds)
+def test_pooled_moments_are_those_of_one_pass_for_any_split(cuts, seed):
+    whole = vectors(40, 3, seed)
+    ends = [0, *sorted(cuts), 40]
+    pooled = moments_of(*[whole[a:b] for a, b in pairwise(ends)])
+    assert pooled.n == 40
+    np.testing.assert_allclose(pooled.mean, np.mean(whole.numpy(), 0), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(pooled.covariance, np.cov(whole.numpy(), rowvar=False), rtol=1e-10, atol=1e-10)
+
+
+@few
+@given(seed=seeds)
+def test_the_order_of_batches_does_not_matter(seed):
+    whole = vectors(40, 3, seed)
+    ours, theirs = moments_of(whole[:13], whole[13:]), moments_of(whole[13:], whole[:13])
+    torch.testing.assert_close(ours.covariance, theirs.covariance, rtol=1e-10, atol=1e-10)
+
+
+def test_float32_vectors_are_accumulated_in_float64():
+    whole = (vectors(20_000, 2, 0) * 0.01 + 10).float()
+    pooled = moments_of(*whole.split(100))
+    np.testing.assert_allclose(pooled.covariance, np.cov(whole.double().numpy(), rowvar=False), rtol=1e-6)
+    assert pooled.covariance.dtype == torch.float64
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_vectors_have_no_covariance(n):
+    running = RunningMoments(3)
+    running.update(torch.ones(n, 3))
+    with pytest.raises(ValueError, match=f"got {n}"):
+        running.compute()
+
+
+@pytest.mark.xfail(strict=True, reason="torchmetrics squeezes what compute() returns: one feature gives scalars")
+def test_moments_of_one_feature_keep_their_shape():
+    pooled = moments_of(vectors(10, 1, 0))
+    assert (pooled.mean.shape, pooled.covariance.shape) == ((1,), (1, 1))
+
+
+def test_reset_forgets():
+    running = RunningMoments(2)
+    running.update(vectors(10, 2, 0))
+    running.reset()
+    running.update(vectors(5, 2, 1))
+    torch.testing.assert_close(running.compute().covariance, moments_of(vectors(5, 2, 1)).covariance)
+
+
+def test_copies_and_half_precision_leave_the_sums_exact():
+    running = RunningMoments(2)
+    running.update(vectors(10, 2, 0))
+    for copied in (copy.deepcopy(running), pickle.loads(pickle.dumps(running)), copy.deepcopy(running).half()):
+        assert copied.compute().covariance.dtype == torch.float64
+        assert torch.equal(copied.compute().covariance, running.compute().covariance)
+
+
+# The distance.
+
+
+@few
+@given(dimensions=st.integers(1, 8), seed=seeds, rank=st.sampled_from([None, 1, 2]))
+def test_the_distance_to_itself_is_zero(dimensions, seed, rank):
+    a = random_moments(dimensions, seed, rank)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+@few
+@given(
+    dimensions=st.integers(1, 8), seed=seeds, ranks=st.tuples(st.sampled_from([None, 1]), st.sampled_from([None, 1]))
+)
+def test_the_distance_is_symmetric_and_never_negative(dimensions, seed, ranks):
+    a, b = random_moments(dimensions, seed, ranks[0]), random_moments(dimensions, seed + 7, ranks[1])
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-6, abs=1e-6)
+    assert frechet_distance(a, b) >= 0
+
+
+@few
+@given(
+    st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 5), st.floats(0, 5)), min_size=1, max_size=6)
+)
+def test_diagonal_covariances_have_the_closed_form(axes):
+    mean_a, mean_b, std_a, std_b = np.array(axes).T
+    a, b = gaussian(mean_a, np.diag(std_a**2)), gaussian(mean_b, np.diag(std_b**2))
+    expected = ((mean_a - mean_b) ** 2).sum() + ((std_a - std_b) ** 2).sum()
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", [2, 16, 64])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_distance_is_that_of_the_matrix_square_root(dimensions, seed):
+    a, b = random_moments(dimensions, seed), random_moments(dimensions, seed + 100)
+    cross = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy()).real
+    expected = (a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace() - 2 * np.trace(cross)
+    assert frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-8)
+
+
+@few
+@given(seed=seeds, shift=st.floats(-3, 3))
+def test_rank_deficient_covariances_keep_the_shift_exact(seed, shift):
+    a = random_moments(10, seed, rank=2)
+    assert frechet_distance(a, a._replace(mean=a.mean + shift)) == pytest.approx(10 * shift**2, abs=1e-5)
+
+
+def test_constant_vectors_have_a_distance():
+    a = gaussian([0.0, 0.0], np.zeros((2, 2)))
+    b = gaussian([3.0, 4.0], np.diag([4.0, 0.0]))
+    assert frechet_distance(a, b) == pytest.approx(25 + 4)
+
+
+@few
+@given(seed=seeds)
+def test_a_rotation_of_the_features_changes_nothing(seed):
+    a, b = random_moments(6, seed), random_moments(6, seed + 1)
+    turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))[0])
+    turned = [Moments(m.n, turn @ m.mean, turn @ m.covariance @ turn.T) for m in (a, b)]
+    assert frechet_distance(*turned) == pytest.approx(frechet_distance(a, b), rel=1e-8, abs=1e-8)

@@ -1,0 +1,32 @@
+import pytest
+
+from jitlab.errors import RunError, UserError, nearest
+
+KNOWN = ["train.steps", "train.batch_size", "model.patch_size"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("train.stesp", "train.steps"), ("batch_size", "train.batch_size"), ("model.patchsize", "model.patch_size")],
+)
+def test_a_near_name_is_offered(name, expected):
+    assert nearest(name, KNOWN) == f"did you mean '{expected}'?"
+
+
+def test_all_names_are_listed_where_none_is_near():
+    assert nearest("qqq", KNOWN) == "expected one of train.steps, train.batch_size, model.patch_size"
+
+
+def test_the_nearest_of_several_is_offered():
+    assert nearest("noise_vs_y", ["noise_vs_xy", "noise", "noise_vs_x"]) == "did you mean 'noise_vs_xy'?"
+
+
+@pytest.mark.xfail(strict=True, reason="where nothing exists the advice is `expected one of ` and ends there")
+def test_the_advice_says_something_where_there_is_no_name():
+    assert not nearest("qqq", []).endswith("expected one of ")
+
+
+def test_a_failed_run_is_not_the_users_mistake():
+    # exit code 1 and exit code 2 must not be mixed up by an `except`
+    assert not issubclass(RunError, UserError)
+    assert not issubclass(UserError, RunError)
