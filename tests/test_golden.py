@@ -15,7 +15,7 @@ def objective(null_label: int = 10) -> Objective:
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
+    return float(((ours - theirs).norm() / theirs.norm()).detach())
 
 
 @pytest.fixture(params=golden.NAMES)

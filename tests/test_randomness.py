@@ -56,7 +56,6 @@ def test_image_noise_is_standard_normal_and_unlike_between_images_and_seeds():
     assert (torch.corrcoef(noise) - torch.eye(100)).abs().max() < 6 / 200**0.5
 
 
-@pytest.mark.xfail(strict=True, reason="the position is hashed by its repr: np.int64(1) is another position than 1")
 def test_numpy_indices_give_the_same_noise():
     assert torch.equal(image_noise(0, np.arange(3), (4,)), image_noise(0, range(3), (4,)))  # type: ignore[arg-type]
 

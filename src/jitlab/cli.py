@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code: int = arguments.verb(arguments)
     except UserError as error:
-        print(f"jitlab: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"jitlab: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -1,11 +1,17 @@
 """The one exception that means: the user can mend this."""
 
+MOST_NAMES = 12
+
 
 class UserError(Exception):
     """A mistake in a setting, a file or the environment, told on one line with its fix.
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        """Keep the message on one line, whatever of the user's input it repeats."""
+        super().__init__(" ".join(message.split()))
 
 
 class RunError(Exception):
@@ -17,4 +23,9 @@ def nearest(name: str, known: list[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"expected one of {', '.join(known)}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if not known:
+        return "there are none"
+    shown = ", ".join(known[:MOST_NAMES])
+    return f"expected one of {shown}" + (", ..." if len(known) > MOST_NAMES else "")

@@ -186,13 +186,12 @@ def _run_one(
         record = record.written(folder, step=step, seconds=earlier + time.monotonic() - started)
 
     checkpoint = folder / CHECKPOINT_FILE
-    context = build.RunContext(key.name, checkpoint, [log, mirror], console, stop, saved)
+    context = build.RunContext(key.name, checkpoint, [mirror, log], console, stop, saved)
     status, reason = RUNNING, None
     try:
         trainer = build.build_trainer(config, module, datamodule, context)
-        if record.step < config.train.steps:
-            resumed = str(checkpoint) if checkpoint.exists() else None
-            trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
+        resumed = str(checkpoint) if checkpoint.exists() else None
+        trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
         status = COMPLETE
     except StoppedError:
         status, reason = KILLED, "stopped by the user"

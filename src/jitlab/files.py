@@ -26,5 +26,5 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace `path` by JSON atomically."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    """Replace `path` by strict JSON atomically; raises ValueError for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

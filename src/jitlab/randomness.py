@@ -11,7 +11,9 @@ from torch import Tensor
 
 def seed_of(*position: int | str) -> int:
     """Hash a position such as ("noise", seed, step, 17) to a seed of 63 bits."""
-    digest = hashlib.blake2b(repr(position).encode(), digest_size=8).digest()
+    # int() and str(): a numpy integer is the same position as Python's.
+    words = tuple(word if isinstance(word, str) else int(word) for word in position)
+    digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

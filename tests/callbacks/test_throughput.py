@@ -1,5 +1,3 @@
-# mypy: disable-error-code="no-untyped-call"
-
 import contextlib
 from types import SimpleNamespace
 from typing import Any, cast

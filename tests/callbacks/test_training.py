@@ -1,5 +1,3 @@
-# mypy: disable-error-code="no-untyped-call"
-
 import dataclasses
 import math
 from types import SimpleNamespace
@@ -10,8 +8,10 @@ import torch
 from lightning import Callback
 
 from jitlab.callbacks.checkpointing import Checkpointing
+from jitlab.callbacks.evaluation import Evaluation
 from jitlab.callbacks.run_log import RunFolder
-from jitlab.callbacks.stop import StopRequest
+from jitlab.callbacks.sample_grid import SampleGrid
+from jitlab.callbacks.stop import StoppedError, StopRequest
 from jitlab.diffusion.objective import Objective
 from jitlab.errors import RunError, UserError
 from tests.callbacks.runs import BatchKeys, equal, tiny_config, train
@@ -193,21 +193,49 @@ def test_a_stop_request_saves_the_step_and_stops(shards, tmp_path):
     assert run.checkpoint["global_step"] == 3
 
 
-def test_a_stop_request_at_the_last_step_is_too_late_to_stop_the_run(tmp_path):
+def test_a_stop_request_at_the_last_step_saves_it(tmp_path):
     stop, saved = StopRequest(), list[int]()
     stop.requested = True
     trainer = cast(Any, SimpleNamespace(global_step=7, max_steps=7, save_checkpoint=lambda path: path.touch()))
-    Checkpointing(tmp_path / "last.ckpt", 100, stop, saved.append).on_train_batch_end(trainer, cast(Any, None))
+    with pytest.raises(StoppedError):
+        Checkpointing(tmp_path / "last.ckpt", 100, stop, saved.append).on_train_batch_end(trainer, cast(Any, None))
     assert saved == [7]
     assert (tmp_path / "last.ckpt").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="Evaluation raises before Checkpointing is called, so the step is not saved")
 def test_a_stop_request_during_an_evaluation_saves_the_step(shards, tmp_path):
     config = tiny_config(shards, train__steps=5, evaluation__every_steps=2)
     run = train(config, tmp_path, stop_after=2)
     assert run.stopped
     assert run.saved == [2]
+
+
+@pytest.mark.parametrize("look", [Evaluation, SampleGrid])
+@pytest.mark.parametrize("step", [2, 4])
+def test_what_a_stop_cut_off_after_a_checkpoint_is_made_up_for(shards, tmp_path, monkeypatch, look, step):
+    config = tiny_config(
+        shards,
+        train__steps=4,
+        evaluation__every_steps=2,
+        evaluation__grid_every_steps=2,
+        train__checkpoint_every_steps=2,
+    )
+    whole = train(config, tmp_path / "whole")
+    original = look.look
+
+    def cut_off(self, trainer, module):
+        if trainer.global_step == step:
+            raise StoppedError
+        original(self, trainer, module)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(look, "look", cut_off)
+        assert train(config, tmp_path / "cut").stopped
+    resumed = train(config, tmp_path / "cut")
+    assert resumed.logged("eval/") == whole.logged("eval/")
+    assert resumed.logged("val/") == whole.logged("val/")
+    pictures = [sorted(path.name for path in (run.folder / "samples").iterdir()) for run in (whole, resumed)]
+    assert pictures[0] == pictures[1]
 
 
 def test_means_of_a_window_survive_a_checkpoint_in_its_middle(shards, tmp_path):

@@ -1,5 +1,3 @@
-# mypy: disable-error-code="no-untyped-call"
-
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any

@@ -1,5 +1,3 @@
-# mypy: disable-error-code="no-untyped-call"
-
 import json
 from itertools import chain
 

@@ -1,5 +1,3 @@
-# mypy: disable-error-code="no-untyped-call"
-
 import pickle
 from itertools import chain, islice
 

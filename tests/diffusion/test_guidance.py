@@ -91,11 +91,6 @@ def test_the_velocity_keeps_type_and_shape():
     assert (v.dtype, v.shape) == (torch.bfloat16, Z.shape)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the grid is float32 turned to float: t = 0.1 of 10, 20 or 40 steps counts as inside (0.1, 1), 0.7 as "
-    "inside (0, 0.7); the official code compares in float32 and has both outside",
-)
 @pytest.mark.parametrize("steps", [10, 20, 40])
 @pytest.mark.parametrize(("interval", "end"), [((0.1, 1.0), 0.1), ((0.0, 0.7), 0.7)])
 def test_a_grid_point_on_an_end_of_the_interval_is_outside(steps, interval, end):

@@ -95,7 +95,6 @@ def test_the_share_is_that_of_the_projection_residue(scale, seed):
     assert manifold.off_share(moments_of(vectors)) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.xfail(strict=True, reason="0 / 0: images that are all the real mean have a share of NaN")
 def test_a_network_that_always_gives_the_real_mean_has_a_share():
     manifold = Manifold.fit(moments_of(plane(200)))
     collapsed = Moments(10, manifold.mean, torch.zeros(6, 6, dtype=torch.float64))

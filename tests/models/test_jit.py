@@ -132,11 +132,6 @@ def test_forward_and_backward_compile_as_one_graph():
     torch._dynamo.reset()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=UserWarning,
-    reason="qk-norm gets bf16 with float32 weights: torch warns and leaves the fused kernel",
-)
 def test_bf16_autocast_does_not_warn():
     # torch gives this warning once a process, unless told otherwise.
     torch.set_warn_always(True)

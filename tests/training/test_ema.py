@@ -1,5 +1,3 @@
-# mypy: disable-error-code="no-untyped-call"
-
 import pytest
 import torch
 from hypothesis import given, settings

@@ -4,19 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning import Callback, LightningModule, Trainer
 
 from jitlab.callbacks.schedule import due
 from jitlab.callbacks.stop import StopRequest
 
 
-class Checkpointing(Checkpoint):
-    """Writes one checkpoint over and over; Lightning calls it after all other callbacks.
-
-    So a checkpoint of a step is written after that step's metrics, grids and evaluation, and having it means
-    having them.
-    """
+class Checkpointing(Callback):
+    """Writes one checkpoint over and over, after the step's training metrics and before what takes long."""
 
     def __init__(self, path: Path, every_steps: int, stop: StopRequest, on_saved: Callable[[int], None]) -> None:
         """Prepare; `on_saved` is told the step of every checkpoint."""
@@ -30,5 +25,4 @@ class Checkpointing(Checkpoint):
         if due(trainer, self.every_steps) or self.stop.requested:
             trainer.save_checkpoint(self.path)
             self.on_saved(trainer.global_step)
-        if trainer.global_step < trainer.max_steps:
-            self.stop.raise_if_requested()
+        self.stop.raise_if_requested()

@@ -51,5 +51,5 @@ class Ema(Callback):
             self.averages.load_state_dict(checkpoint[CHECKPOINT_KEY])
         except KeyError as error:
             raise UserError(
-                f"checkpoint has no average {error}; train.ema_decays must be those that it was trained with"
+                f"checkpoint lacks an average: {error.args[0]}; train.ema_decays must be those it was trained with"
             ) from error

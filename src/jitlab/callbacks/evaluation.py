@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from torch import Tensor
 
 from jitlab.callbacks.ema import Ema
-from jitlab.callbacks.run_log import log_metrics
-from jitlab.callbacks.schedule import due
+from jitlab.callbacks.run_log import log_metrics, metric_is_missing
+from jitlab.callbacks.schedule import AfterCheckpoint, due
 from jitlab.metrics.features import EXTRACTORS, metric_name
 from jitlab.metrics.frechet import Moments, RunningMoments, frechet_distance
 from jitlab.metrics.manifold import Manifold, patches
@@ -35,7 +34,7 @@ class EvaluationSettings:
     patch_size: int
 
 
-class Evaluation(Callback):
+class Evaluation(AfterCheckpoint):
     """Logs `eval/*` of generated images and `val/*` of the held-out batch for every average of the weights.
 
     The first average goes under the plain keys, the others under keys that end in `_ema<decay>`.
@@ -71,28 +70,34 @@ class Evaluation(Callback):
         self.warn = warn
         self._reference: tuple[dict[str, Moments], Manifold] | None = None
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Evaluate where it is due."""
-        generate = due(trainer, self.settings.every_steps)
-        held_out = due(trainer, self.settings.held_out_every_steps)
-        if not (generate or held_out):
-            return
-        assert isinstance(pl_module, JiTModule)
-        # Not on weights that the run is about to be stopped for.
-        pl_module.refuse_non_finite()
+    def missing(self, trainer: Trainer) -> bool:
+        """Say whether generated images or the held-out batch are due to be measured and were not."""
+        return self._generation_is_missing(trainer) or self._held_out_is_missing(trainer)
+
+    def look(self, trainer: Trainer, module: JiTModule) -> None:
+        """Measure what is due with every average."""
+        # Not weights that the run is about to be stopped for.
+        module.refuse_non_finite()
+        generate, held_out = self._generation_is_missing(trainer), self._held_out_is_missing(trainer)
         with self.pause():
             metrics: dict[str, float] = {}
             for decay in self.ema.decays:
                 measured: dict[str, float] = {}
                 with self.ema.applied(decay):
                     if held_out:
-                        measured |= self._held_out_errors(pl_module)
+                        measured |= self._held_out_errors(module)
                     if generate:
-                        measured |= self._generated(pl_module, trainer, f"ema {decay:g}")
+                        measured |= self._generated(module, trainer, f"ema {decay:g}")
                 suffix = "" if decay == self.ema.decays[0] else f"_ema{decay:g}"
                 metrics |= {f"{key}{suffix}": value for key, value in measured.items()}
                 metrics[f"ema/initial_share_{decay:g}"] = self._initial_share(decay, trainer.global_step, generate)
             log_metrics(trainer, metrics)
+
+    def _generation_is_missing(self, trainer: Trainer) -> bool:
+        return due(trainer, self.settings.every_steps) and metric_is_missing(trainer, "eval/off_manifold")
+
+    def _held_out_is_missing(self, trainer: Trainer) -> bool:
+        return due(trainer, self.settings.held_out_every_steps) and metric_is_missing(trainer, "val/v_mse")
 
     def _generated(self, module: JiTModule, trainer: Trainer, what: str) -> dict[str, float]:
         features, manifold = self._fit_reference(module.device)

@@ -4,7 +4,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,21 +116,16 @@ class MlflowRun(MLFlowLogger):
         except MlflowException as error:
             raise UserError(f"{tracking.uri}: tracking server takes no run {name}: {_first_line(error)}") from error
         self._pending: list[Metric] = []
+        self._last_step: dict[str, int] = {}
+        self._unseen: list[dict[str, Any]] | None = None
         self._flushed = time.monotonic()
         self._pictures: set[tuple[str, int]] = set()
         super().__init__(tracking_uri=tracking.uri, run_id=self.id, synchronous=True)
 
     def catch_up(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Send the rows of the run folder's log that the server does not have, and note which pictures it has."""
-        last = {} if self._is_new else self._last_steps()
-        for row in rows:
-            metrics = {key: value for key, value in row["metrics"].items() if row["step"] > last.get(key, -1)}
-            self._queue(metrics, row["step"], row["time"])
+        """Send the rows of the run folder's log that the server does not have."""
+        self._unseen = list(rows)
         self._flush()
-        if not self._is_new:
-            for artifact in self._client.list_artifacts(self.id, "images"):
-                if named := PICTURE_NAME.match(Path(artifact.path).name):
-                    self._pictures.add((named["key"], int(named["step"])))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -146,16 +142,15 @@ class MlflowRun(MLFlowLogger):
             return
         if image.width > IMAGE_WIDTH:
             image = image.resize((IMAGE_WIDTH, round(image.height * IMAGE_WIDTH / image.width)), Image.Resampling.BOX)
-        try:
+        with _tolerant(f"did not take the picture {key} of step {step}"):
             self._client.log_image(self.id, image, key=key, step=step, synchronous=True)
             self._pictures.add((key, step))
-        except (MlflowException, OSError) as error:
-            LOG.warning("MLflow did not take the picture %s of step %d (%s)", key, step, _first_line(error))
 
     @rank_zero_only
     def log_text(self, text: str, file: str) -> None:
         """Send a text file, such as the resolved configuration."""
-        self._client.log_text(self.id, text, file)
+        with _tolerant(f"did not take {file}"):
+            self._client.log_text(self.id, text, file)
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -169,11 +164,9 @@ class MlflowRun(MLFlowLogger):
     def end(self, status: str, tags: Mapping[str, Any]) -> None:
         """Send what is queued, set tags and close the run as FINISHED, FAILED or KILLED."""
         self._flush()
-        try:
+        with _tolerant("was not told that the run ended"):
             self._client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
             self._client.set_terminated(self.id, status)
-        except (MlflowException, OSError) as error:
-            LOG.warning("MLflow was not told that the run ended (%s)", _first_line(error))
 
     def _create(self, experiment_id: str, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
         run = self._client.create_run(experiment_id, run_name=name, tags={k: str(v) for k, v in tags.items()})
@@ -182,17 +175,33 @@ class MlflowRun(MLFlowLogger):
         return run_id
 
     def _queue(self, metrics: Mapping[str, float], step: int, when: float) -> None:
-        self._pending += [Metric(key, float(value), int(when * 1000), step) for key, value in metrics.items()]
+        fresh = {key: float(value) for key, value in metrics.items() if step > self._last_step.get(key, -1)}
+        self._last_step |= dict.fromkeys(fresh, step)
+        self._pending += [Metric(key, value, int(when * 1000), step) for key, value in fresh.items()]
 
     def _flush(self) -> None:
         self._flushed = time.monotonic()
-        try:
+        with _tolerant("took no metrics; they are sent later"):
+            if self._unseen is not None:
+                self._see_what_the_server_has(self._unseen)
+                self._unseen = None
             while self._pending:
                 # A thousand is what the server takes at a time.
                 self._client.log_batch(self.id, metrics=self._pending[:1000], synchronous=True)
                 del self._pending[:1000]
-        except (MlflowException, OSError) as error:
-            LOG.warning("MLflow took no metrics (%s); the run goes on and sends them later", _first_line(error))
+
+    def _see_what_the_server_has(self, rows: list[dict[str, Any]]) -> None:
+        if not self._is_new:
+            keys = self._client.get_run(self.id).data.metrics
+            self._last_step = {key: max(m.step for m in self._client.get_metric_history(self.id, key)) for key in keys}
+            names = [Path(artifact.path).name for artifact in self._client.list_artifacts(self.id, "images")]
+            self._pictures |= {(m["key"], int(m["step"])) for m in map(PICTURE_NAME.match, names) if m}
+        # Rows that came while the server was away stand behind those of the log.
+        later, self._pending = self._pending, []
+        for row in rows:
+            self._queue(row["metrics"], row["step"], row["time"])
+        for metric in later:
+            self._queue({metric.key: metric.value}, metric.step, metric.timestamp / 1000)
 
     def _exists(self, run_id: str) -> bool:
         try:
@@ -200,14 +209,19 @@ class MlflowRun(MLFlowLogger):
         except MlflowException:
             return False
 
-    def _last_steps(self) -> dict[str, int]:
-        keys = self._client.get_run(self.id).data.metrics
-        return {key: max(m.step for m in self._client.get_metric_history(self.id, key)) for key in keys}
-
 
 def chart_link(base: str, experiment_id: str) -> str:
     """Return the address of the UI's chart view of an experiment, at the server `base`."""
     return f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+
+
+@contextmanager
+def _tolerant(consequence: str) -> Iterator[None]:
+    # A tracking server that goes away must not end a run whose folder has everything.
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        LOG.warning("MLflow %s (%s)", consequence, _first_line(error))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,8 @@
 """Where a run's numbers and pictures go: its folder first, then everything that mirrors it."""
 
+import io
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -38,6 +40,18 @@ def log_image(trainer: Trainer, key: str, image: Image.Image) -> None:
             logger.log_image(key, image, trainer.global_step)
 
 
+def metric_is_missing(trainer: Trainer, key: str) -> bool:
+    """Say, in every process alike, whether the run folder lacks a metric of the present step."""
+    folders = [logger for logger in trainer.loggers if isinstance(logger, RunFolder)]
+    return bool(trainer.strategy.broadcast(not any(f.has_metric(key, trainer.global_step) for f in folders)))
+
+
+def image_is_missing(trainer: Trainer, key: str) -> bool:
+    """Say, in every process alike, whether the run folder lacks a picture of the present step."""
+    folders = [logger for logger in trainer.loggers if isinstance(logger, RunFolder)]
+    return bool(trainer.strategy.broadcast(not any(f.has_image(key, trainer.global_step) for f in folders)))
+
+
 class RunFolder(Logger):
     """Appends metrics to `metrics.jsonl` and writes sample grids below `samples/`.
 
@@ -70,19 +84,25 @@ class RunFolder(Logger):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield what was logged: {"step", "time" (seconds since 1970), "metrics"}, in the order of logging."""
-        if not self._path.exists():
-            return
-        for number, line in enumerate(self._path.read_text().splitlines(), start=1):
+        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
+        for number, line in enumerate(lines, start=1):
             try:
-                yield json.loads(line)
-            except ValueError as error:
+                row = json.loads(line)
+                yield {"step": int(row["step"]), "time": float(row["time"]), "metrics": dict(row["metrics"])}
+            except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{self._path}:{number}: damaged line; --fresh starts the run over") from error
+
+    def has_metric(self, key: str, step: int) -> bool:
+        """Say whether a metric was logged at this step or a later one."""
+        return self._last_step.get(key, -1) >= step
+
+    def has_image(self, key: str, step: int) -> bool:
+        """Say whether a picture of this step was written."""
+        return self._picture(key, step).exists()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append the metrics of an optimizer step."""
-        import time
-
         assert step is not None
         fresh = {key: float(value) for key, value in metrics.items() if step > self._last_step.get(key, -1)}
         if not fresh:
@@ -95,18 +115,19 @@ class RunFolder(Logger):
     @rank_zero_only
     def log_image(self, key: str, image: Image.Image, step: int) -> None:
         """Write a picture as `samples/stepNNNNNN-KEY.png`."""
-        import io
-
         encoded = io.BytesIO()
         image.save(encoded, "PNG")
-        write_bytes(self.folder / SAMPLES_FOLDER / f"step{step:06d}-{key}.png", encoded.getvalue())
+        write_bytes(self._picture(key, step), encoded.getvalue())
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the run folder has the whole configuration in config.yaml."""
 
+    def _picture(self, key: str, step: int) -> Path:
+        return self.folder / SAMPLES_FOLDER / f"step{step:06d}-{key}.png"
+
     def _drop_torn_line(self) -> None:
         if self._path.exists():
-            content = self._path.read_text()
-            if content and not content.endswith("\n"):
-                write_bytes(self._path, content[: content.rfind("\n") + 1].encode())
+            content = self._path.read_bytes()
+            if content and not content.endswith(b"\n"):
+                write_bytes(self._path, content[: content.rfind(b"\n") + 1])

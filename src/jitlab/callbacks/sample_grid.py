@@ -2,17 +2,16 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from jitlab.callbacks.ema import Ema
-from jitlab.callbacks.run_log import log_image
-from jitlab.callbacks.schedule import due
+from jitlab.callbacks.run_log import image_is_missing, log_image
+from jitlab.callbacks.schedule import AfterCheckpoint, due
 from jitlab.training.module import JiTModule
 
 COLUMNS = 8
@@ -23,7 +22,7 @@ def grid_labels(count: int, num_classes: int) -> Tensor:
     return torch.arange(count) * num_classes // count
 
 
-class SampleGrid(Callback):
+class SampleGrid(AfterCheckpoint):
     """Logs `raw` and `ema<decay>` grids; image i has the same noise and label at every step and in every arm."""
 
     def __init__(
@@ -41,15 +40,21 @@ class SampleGrid(Callback):
         self.labels = grid_labels(images, num_classes)
         self.pause = pause
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Draw the grids where they are due; on one process, since they are few images."""
-        if not due(trainer, self.every_steps) or not trainer.is_global_zero:
+    def missing(self, trainer: Trainer) -> bool:
+        """Say whether a grid is due and not in the run folder."""
+        return due(trainer, self.every_steps) and any(image_is_missing(trainer, key) for key in self._keys())
+
+    def look(self, trainer: Trainer, module: JiTModule) -> None:
+        """Draw the grids; on one process, since they are few images."""
+        if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, JiTModule)
         with self.pause():
-            for decay in (None, *self.ema.decays):
+            for key, decay in self._keys().items():
                 with self.ema.applied(decay):
-                    log_image(trainer, "raw" if decay is None else f"ema{decay:g}", self._grid(pl_module))
+                    log_image(trainer, key, self._grid(module))
+
+    def _keys(self) -> dict[str, float | None]:
+        return {"raw": None, **{f"ema{decay:g}": decay for decay in self.ema.decays}}
 
     def _grid(self, module: JiTModule) -> Image.Image:
         parts = [

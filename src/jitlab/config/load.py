@@ -1,6 +1,7 @@
 """From YAML and command line to one checked `Config`; every error names its file, key, value and fix."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def from_yaml(path: Path) -> Config:
     """Read a resolved configuration back; raises UserError where it no longer fits the schema."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: cannot be read: {_first_line(error)}; --fresh starts the run over") from error
     found = {key: Setting(value, str(path)) for key, value in _leaves(_mapping(str(path), "", content))}
     seed = found.pop("seed", Setting(0, str(path))).value
@@ -170,14 +171,15 @@ def _checked(found: dict[str, Setting], default_origin: str, seed: int) -> Confi
     fields = schema.settings()
     typed = OmegaConf.structured(Config)
     _make_writable(typed)
-    for key, given in found.items():
+    for key, given in (found | {"seed": Setting(seed, default_origin)}).items():
         if key not in fields:
             raise UserError(f"{given.origin}: {key}: no such setting; {nearest(key, list(fields))}")
+        if fault := _spelling_fault(fields[key], given.value):
+            raise UserError(f"{given.origin}: {key} = {given.value!r}: {fault}")
         try:
             OmegaConf.update(typed, key, given.value)
         except OmegaConfBaseException as error:
             raise UserError(f"{given.origin}: {key} = {given.value!r}: {_type_fault(fields[key], error)}") from error
-    typed.seed = seed
     for key, field in fields.items():
         origin = found[key].origin if key in found else default_origin
         value = OmegaConf.select(typed, key)
@@ -207,26 +209,34 @@ def _type_fault(field: dataclasses.Field[Any], error: Exception) -> str:
     return f"expected {expected}, {field.metadata['doc']} ({_first_line(error)})"
 
 
+def _spelling_fault(field: dataclasses.Field[Any], value: Any) -> str | None:
+    if "${" in str(value):
+        return "expected a value, not a reference to another setting"
+    if field.type is str and not isinstance(value, str):
+        return "expected a word; put it in quotes"
+    return None
+
+
 def _published(file: str, content: Any, arms: list[str]) -> dict[str, Published]:
     published = {}
     for scale, entry in _mapping(file, "published", content or {}).items():
         key = f"published.{scale}"
-        entry = _mapping(file, key, entry)
+        entry = {str(name): value for name, value in _mapping(file, key, entry).items()}
         if set(entry) != {"metric", "table", "values"}:
             raise UserError(f"{file}: {key}: expected the keys metric, table and values, found {', '.join(entry)}")
         values = _mapping(file, f"{key}.values", entry["values"])
         for arm, value in values.items():
             if arm not in arms:
                 raise UserError(f"{file}: {key}.values.{arm}: no such arm; {nearest(str(arm), arms)}")
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise UserError(f"{file}: {key}.values.{arm} = {value!r}: expected a number")
-        published[scale] = Published(str(entry["metric"]), str(entry["table"]), values)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+                raise UserError(f"{file}: {key}.values.{arm} = {value!r}: expected a finite number")
+        published[str(scale)] = Published(str(entry["metric"]), str(entry["table"]), values)
     return published
 
 
 def _read_yaml(root: Path, file: str) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(root / file), resolve=True)
+        content = OmegaConf.to_container(OmegaConf.load(root / file))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
@@ -242,7 +252,7 @@ def _mapping(file: str, key: str, content: Any) -> dict[str, Any]:
 
 def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 SPACES = ("x", "eps", "v")
+MOST = 2**63 - 1
 
 
 def setting(
@@ -140,6 +141,8 @@ def settings(node: type = Config, prefix: str = "") -> dict[str, dataclasses.Fie
 def range_fault(field: dataclasses.Field[Any], value: Any) -> str | None:
     """Say what was expected of `value` where it is outside the field's range or choices."""
     choices, within = field.metadata["choices"], field.metadata["within"]
+    if isinstance(value, int) and value > MOST:
+        return f"expected a whole number of at most {MOST}"
     if choices and value not in choices:
         import difflib
 
@@ -164,7 +167,8 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from _model_conflicts(config)
     low, high = config.sampler.guidance_interval
     if low >= high:
-        yield "sampler.guidance_interval", f"is upside down; write [{high}, {low}]"
+        fix = f"write [{high}, {low}]" if low > high else "the first number must be below the second"
+        yield "sampler.guidance_interval", f"holds no t; {fix}"
     decays = config.train.ema_decays
     if not decays or len(set(decays)) != len(decays):
         yield "train.ema_decays", "expected at least one decay and none twice"

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -33,7 +34,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file and, for each of its samples, key, label and the image's byte range."""
+    """A tar file and, for each of its samples, key, label and the image's byte range and CRC-32."""
 
     file: str
     bytes: int
@@ -42,11 +43,12 @@ class Shard:
     labels: list[int]
     offsets: list[int]
     sizes: list[int]
+    checksums: list[int]
 
 
 @dataclass(frozen=True)
 class Index:
-    """What a folder of shards holds; `fingerprint` changes with any byte of any shard."""
+    """What a folder of shards holds; `fingerprint` changes with any byte of a shard and with any place or label."""
 
     source: str
     image_size: int
@@ -56,9 +58,9 @@ class Index:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of all shards of all splits, in order."""
-        parts = [f"{split}:{shard.sha256}" for split, shards in self.splits.items() for shard in shards]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        """Return a hash of everything that the index says of the shards."""
+        splits = {split: [asdict(shard) for shard in shards] for split, shards in self.splits.items()}
+        return hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
 
 
 def build(
@@ -162,6 +164,7 @@ def _write_shard(path: Path, samples: list[Sample]) -> Shard:
         labels=[sample.label for sample in samples],
         offsets=[images[sample.key][0] for sample in samples],
         sizes=[images[sample.key][1] for sample in samples],
+        checksums=[zlib.crc32(sample.image) for sample in samples],
     )
 
 

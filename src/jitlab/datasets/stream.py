@@ -2,6 +2,7 @@
 
 import io
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,14 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
         key = shard.keys[row]
         encoded = os.pread(self._file(number), shard.sizes[row], shard.offsets[row])
         try:
+            # Pillow decodes some damaged images without a word.
+            if zlib.crc32(encoded) != shard.checksums[row]:
+                raise ValueError("its checksum is not the index's")
             # np.array copies: torch wants memory that it may write.
             pixels = np.array(Image.open(io.BytesIO(encoded)).convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(
-                f"{self.folder / shard.file}: sample {key}: image cannot be decoded ({error}); "
+                f"{self.folder / shard.file}: sample {key}: image is damaged ({error}); "
                 f"build it again: {self.build_command}"
             ) from error
         image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

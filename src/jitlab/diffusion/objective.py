@@ -45,10 +45,10 @@ class Objective:
         cpu = torch_generator(torch.device("cpu"), "t", seed, position.step)
         samples = list(position.samples)
         # Drawn for the whole global batch on the CPU: the same t on every device and in every process.
-        logit = torch.randn(position.batch_size, generator=cpu)[samples] * self.time_sigma + self.time_mu
-        dropped = torch.rand(position.batch_size, generator=cpu)[samples] < self.label_drop
-        t = torch.sigmoid(logit).to(x.device, x.dtype, non_blocking=True)
-        eps = torch.empty_like(x)
+        logit = torch.randn(position.batch_size, generator=cpu) * self.time_sigma + self.time_mu
+        t = torch.sigmoid(logit)[samples].to(x.device, x.dtype, non_blocking=True)
+        dropped = (torch.rand(position.batch_size, generator=cpu) < self.label_drop)[samples]
+        eps = torch.empty_like(x, memory_format=torch.contiguous_format)
         for row, sample in zip(eps, samples, strict=True):
             row.normal_(generator=torch_generator(x.device, "eps", seed, position.step, sample))
         y = torch.where(dropped.to(y.device, non_blocking=True), self.null_label, y)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from jitlab.diffusion.guidance import Velocity
@@ -13,7 +12,7 @@ Solver = Callable[[Velocity, Tensor, Sequence[float]], Tensor]
 
 def linear_grid(steps: int) -> list[float]:
     """Return steps + 1 times from 0 to 1, evenly spaced."""
-    return torch.linspace(0, 1, steps + 1).tolist()
+    return [step / steps for step in range(steps + 1)]
 
 
 def euler(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Tensor:

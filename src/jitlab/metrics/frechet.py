@@ -1,18 +1,20 @@
 """Mean and covariance in one pass, and the Frechet distance between two of them."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 
-class Moments(NamedTuple):
-    """Mean (D,) and covariance (D, D) of n vectors, float64."""
+class Moments:
+    """Mean (D,) and covariance (D, D) of n vectors, float64.
 
-    n: int
-    mean: Tensor
-    covariance: Tensor
+    No tuple and no dataclass: torchmetrics would look inside and drop dimensions of size one.
+    """
+
+    def __init__(self, n: int, mean: Tensor, covariance: Tensor) -> None:
+        self.n = n
+        self.mean = mean
+        self.covariance = covariance
 
 
 class RunningMoments(Metric):

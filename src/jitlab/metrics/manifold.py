@@ -39,5 +39,8 @@ class Manifold:
         """
         shift = generated.mean - self.mean
         energy = generated.covariance * ((generated.n - 1) / generated.n) + torch.outer(shift, shift)
+        total = energy.trace()
+        if total == 0:
+            return 0.0
         inside = torch.einsum("dk,de,ek->", self.basis, energy, self.basis)
-        return float((1 - inside / energy.trace()).clamp(0, 1))
+        return float((1 - inside / total).clamp(0, 1))

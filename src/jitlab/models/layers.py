@@ -106,7 +106,8 @@ class Attention(nn.Module):
         """Attend within tokens x (B, N, D)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind()  # (B, heads, N, head_dim)
-        q, k = rope(self.q_norm(q)), rope(self.k_norm(k))
+        # In float32 under autocast too, as the official implementation does.
+        q, k = rope(self.q_norm(q.float())), rope(self.k_norm(k.float()))
         attended = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return projected

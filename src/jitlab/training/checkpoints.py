@@ -1,7 +1,6 @@
 """Checkpoint files: whole or not there, and read without running code from them."""
 
 import io
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only)
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no such checkpoint") from error
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        except Exception as error:
+            # Torch's unpickler meets damaged files with almost any exception.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path}: checkpoint cannot be read ({reason}); --fresh starts the run over") from error
