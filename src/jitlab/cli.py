@@ -73,7 +73,7 @@ def ui(arguments: argparse.Namespace) -> int:
     from jitlab.config.load import repository
     from jitlab.tracking_server import serve
 
-    return serve(repository(), arguments.experiment, arguments.scale, arguments.port)
+    return serve(repository(), arguments.experiment, arguments.scale, arguments.name, arguments.port)
 
 
 def build_data(arguments: argparse.Namespace) -> int:
@@ -175,7 +175,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 def _add_ui(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", nargs="?", help="print the link to this question's charts")
     parser.add_argument("--scale", help="the question's own where not given")
-    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--name", type=_label, help="the name that the runs were given")
+    parser.add_argument("--port", type=int, default=5000, help="of the server on this machine")
     parser.set_defaults(verb=ui)
 
 

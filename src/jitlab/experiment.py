@@ -2,48 +2,33 @@
 
 import fcntl
 import shutil
-import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 
 from jitlab import build
-from jitlab.callbacks.mlflow_run import FOLDER_TAG, MlflowRun, Tracking, chart_link
-from jitlab.callbacks.run_log import RunFolder
+from jitlab.callbacks.mlflow_run import FOLDER_TAG, Tracking, chart_link
 from jitlab.callbacks.stop import StoppedError, StopRequest
 from jitlab.config import load, schema
 from jitlab.config.load import Question
 from jitlab.config.schema import Config
-from jitlab.errors import RunError, UserError, nearest
-from jitlab.files import write_json, write_text
+from jitlab.errors import UserError, nearest
+from jitlab.files import write_json
+from jitlab.report.folders import RUNS_FOLDER, experiment_name
 from jitlab.report.render import write_report
-from jitlab.run_record import COMPLETE, FAILED, KILLED, RUNNING, RunRecord, read_record
+from jitlab.report.terminal import closing_table
+from jitlab.run import CONFIG_FILE, Mirror, RunKey, execute_run
+from jitlab.run_record import COMPLETE, FAILED, KILLED, read_record
 
-RUNS_FOLDER = "runs"
-CONFIG_FILE = "config.yaml"
-CHECKPOINT_FILE = "last.ckpt"
 LOCAL_SERVER = "http://127.0.0.1:5000"
 SUMMARY_METRICS = ("eval/fd_pixels", "eval/off_manifold", "val/v_mse")
 # Distinct for the colour-blind too (Okabe and Ito); an arm keeps its colour in every run, chart and report.
 COLORS = ("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d31", "#555555")
 EXIT_COMPLETE, EXIT_FAILED, EXIT_KILLED = 0, 1, 130
-
-
-class RunKey(NamedTuple):
-    """An arm and a seed."""
-
-    arm: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Return the name of the run, its folder and its MLflow run; the first seed goes unmentioned."""
-        return self.arm if self.seed == 0 else f"{self.arm}-s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +41,12 @@ class Plan:
     name: str
     seeds: int
     configs: dict[RunKey, Config]
+    differing: list[str]
+
+    @property
+    def command(self) -> str:
+        """Return the command that runs the question at this scale."""
+        return f"jitlab run {self.question.name} --scale {self.scale}"
 
     @property
     def folder(self) -> Path:
@@ -101,8 +92,9 @@ def plan(
         for seed in range(seeds)
         for arm in chosen
     }
-    name = "-".join([question.name, scale, *([label] if label else [])])
-    return Plan(root, question, scale, name, seeds, configs)
+    name = experiment_name(question, scale, label)
+    every_arm = {arm: load.resolve(root, question, scale, arm, overrides) for arm in question.arms}
+    return Plan(root, question, scale, name, seeds, configs, load.differing(every_arm))
 
 
 def execute(plan: Plan, fresh: bool, console: Console) -> int:
@@ -134,100 +126,40 @@ def execute(plan: Plan, fresh: bool, console: Console) -> int:
 
 
 def _run_all(plan: Plan, tracking: Tracking, experiment_id: str, console: Console) -> int:
-    code = EXIT_COMPLETE
-    stop = StopRequest()
+    code, stop = EXIT_COMPLETE, StopRequest()
     with stop.listening():
         for key, config in plan.configs.items():
-            record = read_record(plan.run_folder(key))
+            folder = plan.run_folder(key)
+            record = read_record(folder)
             if record and record.status == COMPLETE:
                 console.print(f"{key.name}: complete, {record.steps} steps")
                 continue
-            record = _run_one(plan, key, config, tracking, experiment_id, console, stop)
+            mirror = _mirror(plan, key, config, tracking, experiment_id)
+            try:
+                stop.raise_if_requested()
+                record = execute_run(key, config, plan.root, folder, mirror, console, stop)
+            except StoppedError:
+                return EXIT_KILLED
             if record.status == KILLED:
                 console.print(f"{key.name}: stopped at step {record.step}; the same command goes on from there")
                 return EXIT_KILLED
             if record.status == FAILED:
-                console.print(f"[red]failed[/red] {key.name}: {record.reason}", highlight=False)
+                console.print(f"[red]failed[/red] {key.name}: {escape(str(record.reason))}", highlight=False)
                 code = EXIT_FAILED
     return code
 
 
-def _run_one(
-    plan: Plan,
-    key: RunKey,
-    config: Config,
-    tracking: Tracking,
-    experiment_id: str,
-    console: Console,
-    stop: StopRequest,
-) -> RunRecord:
-    folder = plan.run_folder(key)
-    datamodule = build.build_datamodule(config, plan.root)
-    module = build.build_module(config)
-    write_text(folder / CONFIG_FILE, load.to_yaml(config))
-    record = read_record(folder) or RunRecord(key.arm, key.seed, config.train.steps)
-    log = RunFolder(folder)
-    mirror = _mirror(plan, key, config, tracking, experiment_id, record.mlflow_run_id)
-    parameters = sum(p.numel() for p in module.network.parameters())
-    record = record.written(
-        folder,
-        status=RUNNING,
-        reason=None,
-        parameters=parameters,
-        hardware=build.hardware(),
-        mlflow_run_id=mirror.id,
-    )
-    mirror.catch_up(log.rows())
-    mirror.log_text(load.to_yaml(config), CONFIG_FILE)
-    earlier, started = record.seconds, time.monotonic()
-
-    def saved(step: int) -> None:
-        nonlocal record
-        record = record.written(folder, step=step, seconds=earlier + time.monotonic() - started)
-
-    checkpoint = folder / CHECKPOINT_FILE
-    context = build.RunContext(key.name, checkpoint, [mirror, log], console, stop, saved)
-    status, reason = RUNNING, None
-    try:
-        trainer = build.build_trainer(config, module, datamodule, context)
-        resumed = str(checkpoint) if checkpoint.exists() else None
-        trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
-        status = COMPLETE
-    except StoppedError:
-        status, reason = KILLED, "stopped by the user"
-    except RunError as error:
-        status, reason = FAILED, str(error)
-    except UserError as error:
-        status, reason = FAILED, str(error)
-        raise
-    except Exception as error:
-        # A fault of jitlab or of the machine: kept in full beside the run, told on one line, the other arms go on.
-        write_text(folder / "traceback.txt", traceback.format_exc())
-        summary = (str(error).splitlines() or [""])[0]
-        status, reason = FAILED, f"{type(error).__name__}: {summary} (see {folder / 'traceback.txt'})"
-    finally:
-        if status == RUNNING:
-            status, reason = KILLED, "interrupted"
-        seconds = earlier + time.monotonic() - started
-        record = record.written(folder, status=status, reason=reason, seconds=seconds)
-        mirror.end({COMPLETE: "FINISHED"}.get(status, status.upper()), {"jitlab.status": reason or status})
-    return record
-
-
-def _mirror(
-    plan: Plan, key: RunKey, config: Config, tracking: Tracking, experiment_id: str, run_id: str | None
-) -> MlflowRun:
+def _mirror(plan: Plan, key: RunKey, config: Config, tracking: Tracking, experiment_id: str) -> Mirror:
     values = load.flat(config)
-    differing = load.differing({k.arm: c for k, c in plan.configs.items()})
-    tags = {name: value for name, value in values.items() if name not in differing}
+    params = {name: value for name, value in values.items() if name in plan.differing}
+    tags = {name: value for name, value in values.items() if name not in plan.differing}
     tags |= {
         "mlflow.runColor": _colors(plan.question)[key.arm],
-        "mlflow.source.name": f"jitlab run {plan.question.name} --scale {plan.scale}",
+        "mlflow.source.name": plan.command,
         "arm": key.arm,
         FOLDER_TAG: plan.run_folder(key),
     }
-    params = {name: values[name] for name in differing}
-    return MlflowRun(tracking, experiment_id, key.name, run_id, params, tags)
+    return Mirror(tracking, experiment_id, params, tags)
 
 
 def _refuse_changes(plan: Plan) -> None:
@@ -279,7 +211,7 @@ def _write_facts(plan: Plan, link: str) -> None:
             "published": published and published.__dict__,
             "summary_metrics": SUMMARY_METRICS,
             "link": link,
-            "command": f"jitlab run {plan.question.name} --scale {plan.scale}",
+            "command": plan.command,
         },
     )
 
@@ -291,11 +223,10 @@ def _seeds(plan: Plan) -> int:
 
 
 def _close(plan: Plan, report: Path, link: str, console: Console) -> None:
-    from jitlab.report.terminal import closing_table
-
     console.print(closing_table(plan.folder))
     console.print(f"report    {report.relative_to(plan.root)}", highlight=False, soft_wrap=True)
-    console.print(f"MLflow    make ui EXP={plan.question.name}, then {link}", highlight=False, soft_wrap=True)
+    scale = "" if plan.scale == plan.question.scale else f" SCALE={plan.scale}"
+    console.print(f"MLflow    make ui EXP={plan.question.name}{scale}, then {link}", highlight=False, soft_wrap=True)
 
 
 def _colors(question: Question) -> dict[str, str]:

@@ -6,18 +6,19 @@ import sys
 from pathlib import Path
 
 from jitlab.callbacks.mlflow_run import URI_VARIABLE, Tracking, chart_link, tracking_uri
+from jitlab.config.load import load_question
 from jitlab.errors import UserError
 from jitlab.report.folders import experiment_name
 
 
-def serve(root: Path, question: str | None, scale: str | None, port: int) -> int:
+def serve(root: Path, question: str | None, scale: str | None, label: str | None, port: int) -> int:
     """Print the link and serve until interrupted; a server named by $MLFLOW_TRACKING_URI is linked, not started.
 
     Raises UserError where the experiment has no runs there.
     """
     uri = tracking_uri(root)
     base = uri if uri.startswith("http") else f"http://127.0.0.1:{port}"
-    print(_link(root, question, scale, base), flush=True)
+    print(_link(root, question, scale, label, base), flush=True)
     if uri.startswith("http"):
         print(f"{URI_VARIABLE} names a server that is already running; nothing to start")
         return 0
@@ -31,11 +32,11 @@ def serve(root: Path, question: str | None, scale: str | None, port: int) -> int
         return 0
 
 
-def _link(root: Path, question: str | None, scale: str | None, base: str) -> str:
+def _link(root: Path, question: str | None, scale: str | None, label: str | None, base: str) -> str:
     tracking = Tracking(root)
     if question is None:
         return base
-    name = experiment_name(root, question, scale, None)
+    name = experiment_name(load_question(root, question), scale, label)
     found = tracking.client.get_experiment_by_name(name)
     if found is None:
         raise UserError(f"{tracking.uri}: no experiment {name} yet; make experiment EXP={question}")

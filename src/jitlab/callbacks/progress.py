@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class TerminalProgress(Callback):
 
     def warn(self, text: str) -> None:
         """Print a warning above the bar."""
-        self.console.print(f"[yellow]warning[/yellow] {self.name}: {text}", highlight=False)
+        self.console.print(f"[yellow]warning[/yellow] {self.name}: {escape(text)}", highlight=False)
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Remove the bar."""

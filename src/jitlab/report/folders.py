@@ -2,21 +2,20 @@
 
 from pathlib import Path
 
-from jitlab.config.load import load_question
+from jitlab.config.load import Question, load_question
 from jitlab.errors import UserError
 
 RUNS_FOLDER = "runs"
 
 
-def experiment_name(root: Path, question: str, scale: str | None, label: str | None) -> str:
+def experiment_name(question: Question, scale: str | None, label: str | None) -> str:
     """Return the name that an experiment's folder and its MLflow experiment share."""
-    asked = load_question(root, question)
-    return "-".join([asked.name, scale or asked.scale, *([label] if label else [])])
+    return "-".join([question.name, scale or question.scale, *([label] if label else [])])
 
 
 def experiment_folder(root: Path, question: str, scale: str | None, label: str | None) -> Path:
     """Return the folder of an experiment; raises UserError where it was never run."""
-    folder = root / RUNS_FOLDER / experiment_name(root, question, scale, label)
+    folder = root / RUNS_FOLDER / experiment_name(load_question(root, question), scale, label)
     if not (folder / "experiment.json").exists():
         raise UserError(f"{folder}: this experiment has not run yet; make experiment EXP={question}")
     return folder

@@ -19,7 +19,7 @@ def closing_table(folder: Path) -> Table:
         table.add_column(key, justify="right")
     if experiment.published:
         table.add_column(f"{experiment.published.metric} in {experiment.published.table}", justify="right")
-    table.add_column("time", justify="right")
+    table.add_column("minutes", justify="right")
     table.add_column("status")
     for row in rows:
         metrics = [row.metrics[key] for key in experiment.summary_metrics]
