@@ -154,12 +154,19 @@ def test_a_killed_and_an_interrupted_run_end_bit_equal_to_an_undisturbed_one(und
     killed.communicate()
     assert mlflow_runs(root)[1]["x"].info.status == "RUNNING"
 
+    terminated = command(root, "run", "noise_vs_x", "--scale", "tiny", "--arms", "x,v")
+    wait_for_step(folder / "x", 50)
+    terminated.send_signal(signal.SIGTERM)
+    code, output = finish(terminated)
+    assert code == INTERRUPTED, output
+    assert "x was killed the last time" in output
+    assert "Traceback" not in output
+
     interrupted = command(root, "run", "noise_vs_x", "--scale", "tiny", "--arms", "x,v")
     wait_for_step(folder / "v", 40)
     interrupted.send_signal(signal.SIGINT)
     code, output = finish(interrupted)
     assert code == INTERRUPTED, output
-    assert "x was killed the last time" in output
     assert "Traceback" not in output
     assert mlflow_runs(root)[1]["v"].info.status == "KILLED"
     assert json.loads((folder / "v" / "status.json").read_text())["status"] == "killed"

@@ -1,5 +1,7 @@
 """Parity with the official implementation: output, loss, gradients, samplers."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from jitlab.diffusion.guidance import guided_velocity
 from jitlab.diffusion.objective import Objective
 from jitlab.diffusion.path import interpolate
 from jitlab.diffusion.samplers import SOLVERS, linear_grid
+from jitlab.models.jit import JiT
 from tests.golden import vectors as golden
 
 
@@ -57,3 +60,31 @@ def test_sampled_images_are_the_official_ones(official, solver, scale, interval)
         images = SOLVERS[solver](velocity, v["in/init_noise"], linear_grid(6))
     theirs = v[f"out/sample/{solver}/steps6_cfg{scale}_interval{interval[0]}-{interval[1]}"]
     assert relative_error(images, theirs) < 1e-4
+
+
+# depth, hidden size, heads, bottleneck, block of the first class tokens (Table 9)
+SIZES = {
+    "B": (12, 768, 12, 128, 4),
+    "L": (24, 1024, 16, 128, 8),
+    "H": (32, 1280, 16, 256, 10),
+    "G": (40, 1664, 16, 256, 10),
+}
+COUNTS = json.loads((golden.FOLDER / "parameter_counts.json").read_text())
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_published_sizes_have_their_parameters_to_the_unit(name):
+    depth, hidden_size, num_heads, bottleneck_dim, start = SIZES[name[4]]
+    with torch.device("meta"):
+        network = JiT(
+            image_size=COUNTS[name]["image_size"],
+            patch_size=int(name[6:]),
+            hidden_size=hidden_size,
+            depth=depth,
+            num_heads=num_heads,
+            num_classes=1000,
+            bottleneck_dim=bottleneck_dim,
+            in_context_tokens=32,
+            in_context_start=start,
+        )
+    assert sum(p.numel() for p in network.parameters()) == COUNTS[name]["trainable"]

@@ -168,15 +168,22 @@ def build_trainer(config: Config, module: JiTModule, datamodule: ShardDataModule
         batch_size=config.evaluation.batch_size,
         num_classes=config.data.num_classes,
         pause=throughput.paused,
+        progress=report,
     )
     training_log = TrainingLog(every, batch_size, images_per_epoch=datamodule.batches_per_epoch * batch_size)
-    checkpointing = Checkpointing(
-        context.checkpoint, config.train.checkpoint_every_steps, context.stop, context.on_saved
+    # Before what takes long as well, so that stopping there costs nothing.
+    saved_every = (
+        config.train.checkpoint_every_steps,
+        config.evaluation.every_steps,
+        config.evaluation.grid_every_steps,
     )
+    checkpointing = Checkpointing(context.checkpoint, saved_every, context.stop, context.on_saved)
     _quieten_lightning()
     return Trainer(
         max_steps=config.train.steps,
         max_epochs=-1,
+        # Not "auto": Apple's GPUs have no float64, in which the metrics are kept.
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=1,
         precision=_precision(config.train.precision),
         logger=context.loggers,

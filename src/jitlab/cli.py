@@ -29,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"jitlab: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except OSError as error:
+        print(f"jitlab: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return code
@@ -179,7 +182,7 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", nargs="?", help="print the link to this question's charts")
     parser.add_argument("--scale", help="the question's own where not given")
     parser.add_argument("--name", type=_label, help="the name that the runs were given")
-    parser.add_argument("--port", type=int, default=5000, help="of the server on this machine")
+    parser.add_argument("--port", type=int, default=5000, help="of the local server")
     parser.set_defaults(verb=ui)
 
 

@@ -11,7 +11,8 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         """Keep the message on one line, whatever of the user's input it repeats."""
-        super().__init__(" ".join(message.split()))
+        # A loader worker's error comes back with the worker's traceback around it.
+        super().__init__(" ".join(message.rpartition("UserError: ")[2].split()))
 
 
 class RunError(Exception):

@@ -1,9 +1,10 @@
 """A question at a scale: every arm and seed as one run, skipped where complete, resumed where not, then reported."""
 
 import fcntl
+import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from jitlab import build
-from jitlab.callbacks.mlflow_run import FOLDER_TAG, Tracking, chart_link
+from jitlab.callbacks.mlflow_run import FOLDER_TAG, MlflowRun, Tracking, chart_link
+from jitlab.callbacks.run_log import METRICS_FILE, RunFolder
 from jitlab.callbacks.stop import StoppedError, StopRequest
 from jitlab.config import load, schema
 from jitlab.config.load import Question
@@ -21,8 +23,8 @@ from jitlab.files import write_json
 from jitlab.report.folders import RUNS_FOLDER, experiment_name
 from jitlab.report.render import write_report
 from jitlab.report.terminal import closing_table
-from jitlab.run import CONFIG_FILE, Mirror, RunKey, execute_run
-from jitlab.run_record import COMPLETE, FAILED, KILLED, read_record
+from jitlab.run import CHECKPOINT_FILE, CONFIG_FILE, Mirror, RunKey, execute_run
+from jitlab.run_record import COMPLETE, FAILED, KILLED, RunRecord, read_record
 
 LOCAL_SERVER = "http://127.0.0.1:5000"
 SUMMARY_METRICS = ("eval/fd_pixels", "eval/off_manifold", "val/v_mse")
@@ -42,11 +44,14 @@ class Plan:
     seeds: int
     configs: dict[RunKey, Config]
     differing: list[str]
+    overrides: list[str]
+    label: str | None
+    command: str
 
     @property
-    def command(self) -> str:
-        """Return the command that runs the question at this scale."""
-        return f"jitlab run {self.question.name} --scale {self.scale}"
+    def ui_command(self) -> str:
+        """Return the command that opens these runs in MLflow."""
+        return _make("ui", self.question, self.scale, [f"--name {self.label}"] if self.label else [])
 
     @property
     def folder(self) -> Path:
@@ -94,7 +99,28 @@ def plan(
     }
     name = experiment_name(question, scale, label)
     every_arm = {arm: load.resolve(root, question, scale, arm, overrides) for arm in question.arms}
-    return Plan(root, question, scale, name, seeds, configs, load.differing(every_arm))
+    words = [f"--name {label}"] if label else []
+    words += [f"--arms {','.join(arms)}"] if arms else []
+    words += [f"--seeds {seeds}"] if seeds > 1 else []
+    return Plan(
+        root,
+        question,
+        scale,
+        name,
+        seeds,
+        configs,
+        differing=load.differing(every_arm),
+        overrides=overrides,
+        label=label,
+        command=_make("experiment", question, scale, [*words, *map(shlex.quote, overrides)]),
+    )
+
+
+def _make(target: str, question: Question, scale: str, words: list[str]) -> str:
+    # What a reader of the report can type in a clone, where nothing but make is on the path.
+    at_scale = [] if scale == question.scale else [f"SCALE={scale}"]
+    arguments = [f'ARGS="{" ".join(words)}"'] if words else []
+    return " ".join(["make", target, f"EXP={question.name}", *at_scale, *arguments])
 
 
 def execute(plan: Plan, fresh: bool, console: Console) -> int:
@@ -105,15 +131,13 @@ def execute(plan: Plan, fresh: bool, console: Console) -> int:
             is at this experiment.
     """
     with _locked(plan.folder):
-        if not fresh:
-            _refuse_changes(plan)
+        _refuse_changes(plan, fresh)
         tracking = Tracking(plan.root)
         experiment_id = tracking.experiment(plan.name, f"{plan.question.question} ({plan.question.source})")
-        for name in tracking.mark_killed(experiment_id, plan.folder):
-            console.print(f"{name} was killed the last time; it goes on from its last checkpoint")
-        if fresh:
-            _start_over(plan, tracking)
+        _start_over(plan, tracking, fresh)
         _prepare_data(plan, console)
+        for run_id, folder in tracking.left_running(experiment_id, plan.folder):
+            _settle(tracking, run_id, folder, console)
         link = chart_link(tracking.uri if tracking.uri.startswith("http") else LOCAL_SERVER, experiment_id)
         _write_facts(plan, link)
         try:
@@ -126,27 +150,52 @@ def execute(plan: Plan, fresh: bool, console: Console) -> int:
 
 
 def _run_all(plan: Plan, tracking: Tracking, experiment_id: str, console: Console) -> int:
-    code, stop = EXIT_COMPLETE, StopRequest()
+    stop = StopRequest()
     with stop.listening():
-        for key, config in plan.configs.items():
-            folder = plan.run_folder(key)
-            record = read_record(folder)
-            if record and record.status == COMPLETE:
-                console.print(f"{key.name}: complete, {record.steps} steps")
-                continue
-            mirror = _mirror(plan, key, config, tracking, experiment_id)
-            try:
-                stop.raise_if_requested()
-                record = execute_run(key, config, plan.root, folder, mirror, console, stop)
-            except StoppedError:
-                return EXIT_KILLED
-            if record.status == KILLED:
-                console.print(f"{key.name}: stopped at step {record.step}; the same command goes on from there")
-                return EXIT_KILLED
-            if record.status == FAILED:
-                console.print(f"[red]failed[/red] {key.name}: {escape(str(record.reason))}", highlight=False)
-                code = EXIT_FAILED
-    return code
+        try:
+            return max(
+                (_run_one(plan, key, tracking, experiment_id, console, stop) for key in plan.configs),
+                default=EXIT_COMPLETE,
+            )
+        except StoppedError:
+            return EXIT_KILLED
+
+
+def _run_one(
+    plan: Plan, key: RunKey, tracking: Tracking, experiment_id: str, console: Console, stop: StopRequest
+) -> int:
+    stop.raise_if_requested()
+    config, folder = plan.configs[key], plan.run_folder(key)
+    record = read_record(folder)
+    if record and record.status == COMPLETE:
+        console.print(f"{key.name}: complete, {record.steps} steps")
+        return EXIT_COMPLETE
+    mirror = _mirror(plan, key, config, tracking, experiment_id)
+    record = execute_run(key, config, plan.root, folder, mirror, console, stop)
+    if record.status == KILLED:
+        console.print(f"{key.name}: stopped at step {record.step}; the same command goes on from there")
+        raise StoppedError
+    if record.status == FAILED:
+        message = f"[red]failed[/red] {key.name}: {escape(str(record.reason))}"
+        console.print(message, highlight=False, soft_wrap=True)
+        return EXIT_FAILED
+    return EXIT_COMPLETE
+
+
+def _settle(tracking: Tracking, run_id: str, folder: Path, console: Console) -> None:
+    """Give a run that MLflow takes for running the state that its folder has."""
+    record = read_record(folder)
+    if record is None or record.mlflow_run_id != run_id:
+        # Cut off before the folder knew of it: the run will get another.
+        tracking.delete(run_id)
+    elif record.status == COMPLETE:
+        log = RunFolder(folder)
+        mlflow = MlflowRun(tracking, "", folder.name, run_id, {}, {})
+        mlflow.catch_up(log.rows(), log.pictures())
+        mlflow.end("FINISHED", {"jitlab.status": COMPLETE})
+    else:
+        tracking.mark_killed(run_id)
+        console.print(f"{folder.name} was killed the last time; it goes on from its last checkpoint")
 
 
 def _mirror(plan: Plan, key: RunKey, config: Config, tracking: Tracking, experiment_id: str) -> Mirror:
@@ -162,27 +211,39 @@ def _mirror(plan: Plan, key: RunKey, config: Config, tracking: Tracking, experim
     return Mirror(tracking, experiment_id, params, tags)
 
 
-def _refuse_changes(plan: Plan) -> None:
-    for key, config in plan.configs.items():
-        path = plan.run_folder(key) / CONFIG_FILE
-        if not path.exists():
+def _refuse_changes(plan: Plan, fresh: bool) -> None:
+    """Refuse settings other than those of the runs that stay: one table must not mix configurations."""
+    for path in sorted(plan.folder.glob(f"*/{CONFIG_FILE}")):
+        arm, _, number = path.parent.name.rpartition("-s")
+        key = RunKey(arm, int(number)) if arm and number.isdigit() else RunKey(path.parent.name, 0)
+        starts_over = key in plan.configs and (fresh or not _has_trained(path.parent))
+        if key.arm not in plan.question.arms or starts_over:
             continue
-        before, now = load.flat(load.from_yaml(path)), load.flat(config)
+        asked = load.resolve(plan.root, plan.question, plan.scale, key.arm, plan.overrides, key.seed)
+        before, now = load.flat(load.from_yaml(path)), load.flat(asked)
         for name, field in schema.settings().items():
             if before[name] != now[name] and not field.metadata["neutral"]:
+                fix = "--fresh with all of its arms and seeds starts over" if fresh else "--fresh starts over"
                 raise UserError(
                     f"{path.relative_to(plan.root)}: {name} = {before[name]}: the run has this value, and {now[name]} "
-                    "was asked for; --fresh starts over, --name NAME keeps both"
+                    f"was asked for; {fix}, --name NAME keeps both"
                 )
 
 
-def _start_over(plan: Plan, tracking: Tracking) -> None:
-    for key in plan.configs:
-        folder = plan.run_folder(key)
-        record = read_record(folder) if folder.exists() else None
-        if record and record.mlflow_run_id:
-            tracking.delete(record.mlflow_run_id)
-        shutil.rmtree(folder, ignore_errors=True)
+def _has_trained(folder: Path) -> bool:
+    return (folder / CHECKPOINT_FILE).exists() or (folder / METRICS_FILE).exists()
+
+
+def _start_over(plan: Plan, tracking: Tracking, fresh: bool) -> None:
+    folders = [folder for folder in map(plan.run_folder, plan.configs) if folder.exists()]
+    # A run that ended before its first step has nothing to keep, not even its settings.
+    for folder in folders if fresh else [folder for folder in folders if not _has_trained(folder)]:
+        # A damaged record is no reason to keep it.
+        with suppress(UserError):
+            record = read_record(folder)
+            if record and record.mlflow_run_id:
+                tracking.delete(record.mlflow_run_id)
+        shutil.rmtree(folder)
 
 
 def _prepare_data(plan: Plan, console: Console) -> None:
@@ -191,7 +252,14 @@ def _prepare_data(plan: Plan, console: Console) -> None:
         if index:
             images = sum(len(shard.keys) for shards in index.splits.values() for shard in shards)
             console.print(f"built {images} images of {config.data.source} in {config.data.path}")
-        build.build_datamodule(config, plan.root)
+    for key, config in plan.configs.items():
+        fingerprint = build.build_datamodule(config, plan.root).index.fingerprint
+        for name, record in _records(plan).items():
+            if record.arm == key.arm and record.data_fingerprint not in (None, fingerprint):
+                raise UserError(
+                    f"{build.data_folder(config, plan.root)}: the shards are not those of run {name}; "
+                    "restore them, or --fresh starts over, or --name NAME keeps both"
+                )
 
 
 def _write_facts(plan: Plan, link: str) -> None:
@@ -207,26 +275,26 @@ def _write_facts(plan: Plan, link: str) -> None:
             "arms": list(plan.question.arms),
             "differs": plan.question.arms,
             "colors": _colors(plan.question),
-            "seeds": _seeds(plan),
+            # Seeds that an earlier call ran stay in the report.
+            "seeds": max([plan.seeds, *(record.seed + 1 for record in _records(plan).values())]),
             "published": published and published.__dict__,
             "summary_metrics": SUMMARY_METRICS,
             "link": link,
             "command": plan.command,
+            "ui_command": plan.ui_command,
         },
     )
 
 
-def _seeds(plan: Plan) -> int:
-    # Seeds that an earlier call ran stay in the report.
-    records = [read_record(folder) for folder in plan.folder.iterdir() if folder.is_dir()]
-    return max([plan.seeds, *(record.seed + 1 for record in records if record)])
+def _records(plan: Plan) -> dict[str, RunRecord]:
+    folders = [folder for folder in sorted(plan.folder.iterdir()) if folder.is_dir()]
+    return {folder.name: record for folder in folders if (record := read_record(folder))}
 
 
 def _close(plan: Plan, report: Path, link: str, console: Console) -> None:
     console.print(closing_table(plan.folder))
     console.print(f"report    {report.relative_to(plan.root)}", highlight=False, soft_wrap=True)
-    scale = "" if plan.scale == plan.question.scale else f" SCALE={plan.scale}"
-    console.print(f"MLflow    make ui EXP={plan.question.name}{scale}, then {link}", highlight=False, soft_wrap=True)
+    console.print(f"MLflow    {plan.ui_command}, then {link}", highlight=False, soft_wrap=True)
 
 
 def _colors(question: Question) -> dict[str, str]:
@@ -238,7 +306,8 @@ def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A POSIX lock: loader workers, which outlive a killed parent for seconds, do not inherit it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(
                 f"{folder}: another process is running this experiment; wait for it, or give this one a --name"

@@ -9,7 +9,7 @@ from typing import Any
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content` atomically: written beside it, synced to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from jitlab import build
@@ -57,23 +58,14 @@ def execute_run(
     Raises:
         UserError: for data or a checkpoint that cannot be used; the run is marked as failed.
     """
-    datamodule, module = build.build_datamodule(config, root), build.build_module(config)
     write_text(folder / CONFIG_FILE, load.to_yaml(config))
+    (folder / TRACEBACK_FILE).unlink(missing_ok=True)
     record = read_record(folder) or RunRecord(key.arm, key.seed, config.train.steps)
     log = RunFolder(folder)
     mlflow = MlflowRun(
         mirror.tracking, mirror.experiment_id, key.name, record.mlflow_run_id, mirror.params, mirror.tags
     )
-    record = record.written(
-        folder,
-        status=RUNNING,
-        reason=None,
-        parameters=sum(p.numel() for p in module.network.parameters()),
-        hardware=build.hardware(),
-        mlflow_run_id=mlflow.id,
-    )
-    mlflow.catch_up(log.rows())
-    mlflow.log_text(load.to_yaml(config), CONFIG_FILE)
+    record = record.written(folder, status=RUNNING, reason=None, hardware=build.hardware(), mlflow_run_id=mlflow.id)
     earlier, started = record.seconds, time.monotonic()
 
     def saved(step: int) -> None:
@@ -81,26 +73,36 @@ def execute_run(
         record = record.written(folder, step=step, seconds=earlier + time.monotonic() - started)
 
     checkpoint = folder / CHECKPOINT_FILE
-    context = build.RunContext(key.name, checkpoint, [mlflow, log], console, stop, saved)
     status: str = KILLED
     reason: str | None = "interrupted"
     try:
+        mlflow.catch_up(log.rows(), log.pictures())
+        mlflow.log_text(load.to_yaml(config), CONFIG_FILE)
+        datamodule, module = build.build_datamodule(config, root), build.build_module(config)
+        record = record.written(
+            folder,
+            parameters=sum(p.numel() for p in module.network.parameters()),
+            data_fingerprint=datamodule.index.fingerprint,
+        )
+        context = build.RunContext(key.name, checkpoint, [mlflow, log], console, stop, saved)
         trainer = build.build_trainer(config, module, datamodule, context)
         resumed = str(checkpoint) if checkpoint.exists() else None
         trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
         status, reason = COMPLETE, None
-    except Exception as error:
+    except (Exception, SIGTERMException) as error:
         status, reason = _why(error, folder)
         if isinstance(error, UserError):
             raise
     finally:
-        record = record.written(folder, status=status, reason=reason, seconds=earlier + time.monotonic() - started)
+        # MLflow first: a record that says complete is not looked at again.
         mlflow.end(MLFLOW_STATUS[status], {"jitlab.status": reason or status})
+        seconds = earlier + time.monotonic() - started
+        record = record.written(folder, status=status, reason=reason, seconds=seconds)
     return record
 
 
-def _why(error: Exception, folder: Path) -> tuple[str, str]:
-    if isinstance(error, StoppedError):
+def _why(error: BaseException, folder: Path) -> tuple[str, str]:
+    if isinstance(error, StoppedError | SIGTERMException):
         return KILLED, "stopped by the user"
     if isinstance(error, UserError | RunError):
         return FAILED, str(error)

@@ -26,6 +26,7 @@ class RunRecord:
     parameters: int = 0
     hardware: str = ""
     mlflow_run_id: str | None = None
+    data_fingerprint: str | None = None
 
     def written(self, folder: Path, **changes: Any) -> "RunRecord":
         """Return this record with some fields changed, after writing it to the run's folder."""

@@ -1,4 +1,5 @@
 import io
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,8 @@ class StopAfter(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, *args: Any) -> None:
         assert self.request is not None
-        self.request.requested |= trainer.global_step == self.step
+        if trainer.global_step == self.step:
+            self.request.handle(signal.SIGINT, None)
 
 
 class BatchKeys(Callback):

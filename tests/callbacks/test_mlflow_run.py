@@ -253,7 +253,7 @@ def test_points_of_two_seconds_go_in_one_request(tracking, experiment, monkeypat
     assert sent == [50]
 
 
-def test_killed_runs_of_this_folder_alone_are_marked(tracking, opened, tmp_path):
+def test_runs_of_this_folder_alone_are_found_running(tracking, opened, tmp_path):
     def make(name, folder, status=None):
         run = opened(None, name, **{FOLDER_TAG: folder})
         if status:
@@ -268,8 +268,12 @@ def test_killed_runs_of_this_folder_alone_are_marked(tracking, opened, tmp_path)
     ]
     done = make("eps", experiment_folder / "eps", "FINISHED")
     experiment_id = tracking.client.get_run(done.id).info.experiment_id
-    assert sorted(tracking.mark_killed(experiment_id, experiment_folder)) == ["v-s1", "x"]
-    assert tracking.mark_killed(experiment_id, experiment_folder) == []
+    left = tracking.left_running(experiment_id, experiment_folder)
+    folders = [experiment_folder / name for name in ("x", "v-s1")]
+    assert sorted(left) == sorted(zip([run.id for run in mine], folders, strict=True))
+    for run_id, _ in left:
+        tracking.mark_killed(run_id)
+    assert tracking.left_running(experiment_id, experiment_folder) == []
 
     def status(run):
         return tracking.client.get_run(run.id).info.status

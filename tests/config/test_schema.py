@@ -73,7 +73,6 @@ def test_what_changes_the_result_is_not_neutral():
     assert neutral == {
         "data.path",
         "data.workers",
-        "train.compile",
         "train.checkpoint_every_steps",
         "evaluation.batch_size",
     }

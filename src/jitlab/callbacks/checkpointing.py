@@ -1,6 +1,6 @@
 """Saves the run every so many steps, at its end, and when it is asked to stop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from jitlab.callbacks.stop import StopRequest
 class Checkpointing(Callback):
     """Writes one checkpoint over and over, after the step's training metrics and before what takes long."""
 
-    def __init__(self, path: Path, every_steps: int, stop: StopRequest, on_saved: Callable[[int], None]) -> None:
-        """Prepare; `on_saved` is told the step of every checkpoint."""
+    def __init__(
+        self, path: Path, every_steps: Sequence[int], stop: StopRequest, on_saved: Callable[[int], None]
+    ) -> None:
+        """Prepare; a step is saved where it is a multiple of any of `every_steps`; `on_saved` is told of it."""
         self.path = path
         self.every_steps = every_steps
         self.stop = stop
@@ -22,7 +24,7 @@ class Checkpointing(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save where it is due or the run is asked to stop; then stop."""
-        if due(trainer, self.every_steps) or self.stop.requested:
+        if self.stop.requested or any(due(trainer, every) for every in self.every_steps):
             trainer.save_checkpoint(self.path)
             self.on_saved(trainer.global_step)
         self.stop.raise_if_requested()

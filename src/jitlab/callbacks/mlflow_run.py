@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ ARTIFACTS = "mlartifacts"
 FOLDER_TAG = "jitlab.folder"
 IMAGE_WIDTH = 256
 FLUSH_SECONDS = 2.0
+MOST_PATIENCE_SECONDS = 300.0
 # How `log_image` names its files; the separator depends on MLflow's version.
 PICTURE_NAME = re.compile(r"(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]")
 # What a request may cost before the run goes on without it; MLflow's own defaults wait for minutes.
@@ -53,9 +54,13 @@ class Tracking:
             self.client = MlflowClient(self.uri)
             self.client.search_experiments(max_results=1)
         except Exception as error:
+            if os.environ.get(URI_VARIABLE):
+                fix = f"start it, correct the address, or unset {URI_VARIABLE} to log to {DATABASE}"
+                raise UserError(
+                    f"{URI_VARIABLE} = {self.uri}: tracking server cannot be used ({_first_line(error)}); {fix}"
+                ) from error
             raise UserError(
-                f"{URI_VARIABLE} = {self.uri}: tracking server cannot be used ({_first_line(error)}); start it, "
-                f"correct the address, or unset {URI_VARIABLE} to log to {DATABASE}"
+                f"{root / DATABASE}: MLflow cannot open its database ({_first_line(error)}); move it away to start anew"
             ) from error
 
     def experiment(self, name: str, description: str) -> str:
@@ -69,18 +74,20 @@ class Tracking:
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def mark_killed(self, experiment_id: str, folder: Path) -> list[str]:
-        """Mark runs below `folder` that a kill left RUNNING as KILLED; return their names.
+    def left_running(self, experiment_id: str, folder: Path) -> list[tuple[str, Path]]:
+        """Return id and folder of the runs below `folder` that MLflow takes for running.
 
-        The caller holds the lock on the folder, so nobody is running them.
+        The caller holds the lock on the folder, so nobody is running them: something cut them off.
         """
-        stale = self.client.search_runs(
+        running = self.client.search_runs(
             [experiment_id], "attributes.status = 'RUNNING'", run_view_type=ViewType.ACTIVE_ONLY
         )
-        mine = [run for run in stale if Path(run.data.tags.get(FOLDER_TAG, "")).parent == folder]
-        for run in mine:
-            self.client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.KILLED))
-        return [run.info.run_name for run in mine]
+        folders = [(run.info.run_id, Path(run.data.tags.get(FOLDER_TAG, ""))) for run in running]
+        return [(run_id, path) for run_id, path in folders if path.parent == folder]
+
+    def mark_killed(self, run_id: str) -> None:
+        """Close a run as KILLED."""
+        self.client.set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
 
     def delete(self, run_id: str) -> None:
         """Delete a run that is started over; one that is not there any more is no error."""
@@ -94,8 +101,8 @@ class MlflowRun(MLFlowLogger):
     """Lightning's MLflow logger on an explicit server, batched, resumable, and with pictures.
 
     Only the settings in which arms differ become parameters, since the UI prints every parameter on every picture;
-    all others are tags. A server that goes away in the middle is waited for: the run folder has everything, and
-    what is missing is sent with the next batch.
+    all others are tags. A server that goes away does not end the run: the folder has everything, metrics are sent
+    later, and what is still missing at the end is sent when the experiment is started again.
     """
 
     def __init__(
@@ -119,20 +126,24 @@ class MlflowRun(MLFlowLogger):
         self._last_step: dict[str, int] = {}
         self._unseen: list[dict[str, Any]] | None = None
         self._flushed = time.monotonic()
+        self._patience = FLUSH_SECONDS
         self._pictures: set[tuple[str, int]] = set()
         super().__init__(tracking_uri=tracking.uri, run_id=self.id, synchronous=True)
 
-    def catch_up(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Send the rows of the run folder's log that the server does not have."""
+    def catch_up(self, rows: Iterable[dict[str, Any]], pictures: Iterable[tuple[str, int, Path]] = ()) -> None:
+        """Send the rows of the run folder's log, and its pictures (key, step, file), that the server does not have."""
         self._unseen = list(rows)
-        self._flush()
+        if self._flush():
+            for key, step, path in pictures:
+                with Image.open(path) as image:
+                    self.log_image(key, image, step)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Queue the metrics of an optimizer step; they are sent at most every few seconds, in one request."""
         assert step is not None
         self._queue(metrics, step, time.time())
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        if time.monotonic() - self._flushed > self._patience:
             self._flush()
 
     @rank_zero_only
@@ -179,8 +190,7 @@ class MlflowRun(MLFlowLogger):
         self._last_step |= dict.fromkeys(fresh, step)
         self._pending += [Metric(key, value, int(when * 1000), step) for key, value in fresh.items()]
 
-    def _flush(self) -> None:
-        self._flushed = time.monotonic()
+    def _flush(self) -> bool:
         with _tolerant("took no metrics; they are sent later"):
             if self._unseen is not None:
                 self._see_what_the_server_has(self._unseen)
@@ -189,6 +199,11 @@ class MlflowRun(MLFlowLogger):
                 # A thousand is what the server takes at a time.
                 self._client.log_batch(self.id, metrics=self._pending[:1000], synchronous=True)
                 del self._pending[:1000]
+        # A server that is away is asked more and more rarely: every try costs seconds.
+        away = bool(self._pending or self._unseen is not None)
+        self._patience = min(2 * self._patience, MOST_PATIENCE_SECONDS) if away else FLUSH_SECONDS
+        self._flushed = time.monotonic()
+        return not away
 
     def _see_what_the_server_has(self, rows: list[dict[str, Any]]) -> None:
         if not self._is_new:
@@ -220,7 +235,7 @@ def _tolerant(consequence: str) -> Iterator[None]:
     # A tracking server that goes away must not end a run whose folder has everything.
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except Exception as error:
         LOG.warning("MLflow %s (%s)", consequence, _first_line(error))
 
 
@@ -233,9 +248,11 @@ def _create_database(path: Path) -> None:
     if path.exists():
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore(f"sqlite:///{partial}", (path.parent / ARTIFACTS).as_uri())
     store.engine.dispose()
-    partial.replace(path)
+    # Linked, not renamed: of two first starts at once the later one must not replace the earlier one's runs.
+    with suppress(FileExistsError):
+        os.link(partial, path)
+    partial.unlink()

@@ -71,7 +71,7 @@ class TerminalProgress(Callback):
 
     def warn(self, text: str) -> None:
         """Print a warning above the bar."""
-        self.console.print(f"[yellow]warning[/yellow] {self.name}: {escape(text)}", highlight=False)
+        self.console.print(f"[yellow]warning[/yellow] {self.name}: {escape(text)}", highlight=False, soft_wrap=True)
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Remove the bar."""

@@ -92,6 +92,12 @@ class RunFolder(Logger):
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{self._path}:{number}: damaged line; --fresh starts the run over") from error
 
+    def pictures(self) -> Iterator[tuple[str, int, Path]]:
+        """Yield key, step and file of every picture, in the order of steps."""
+        for path in sorted((self.folder / SAMPLES_FOLDER).glob("step*.png")):
+            step, _, key = path.stem.removeprefix("step").partition("-")
+            yield key, int(step), path
+
     def has_metric(self, key: str, step: int) -> bool:
         """Say whether a metric was logged at this step or a later one."""
         return self._last_step.get(key, -1) >= step

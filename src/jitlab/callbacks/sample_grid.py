@@ -33,12 +33,14 @@ class SampleGrid(AfterCheckpoint):
         batch_size: int,
         num_classes: int,
         pause: Callable[[], AbstractContextManager[None]],
+        progress: Callable[[str, int, int], None],
     ) -> None:
         self.ema = ema
         self.every_steps = every_steps
         self.batch_size = batch_size
         self.labels = grid_labels(images, num_classes)
         self.pause = pause
+        self.progress = progress
 
     def missing(self, trainer: Trainer) -> bool:
         """Say whether a grid is due and not in the run folder."""
@@ -51,15 +53,15 @@ class SampleGrid(AfterCheckpoint):
         with self.pause():
             for key, decay in self._keys().items():
                 with self.ema.applied(decay):
-                    log_image(trainer, key, self._grid(module))
+                    log_image(trainer, key, self._grid(module, key))
 
     def _keys(self) -> dict[str, float | None]:
         return {"raw": None, **{f"ema{decay:g}": decay for decay in self.ema.decays}}
 
-    def _grid(self, module: JiTModule) -> Image.Image:
-        parts = [
-            module.generate(numbers.tolist(), self.labels[numbers]).cpu()
-            for numbers in torch.arange(len(self.labels)).split(self.batch_size)
-        ]
+    def _grid(self, module: JiTModule, key: str) -> Image.Image:
+        parts = []
+        for numbers in torch.arange(len(self.labels)).split(self.batch_size):
+            parts.append(module.generate(numbers.tolist(), self.labels[numbers]).cpu())
+            self.progress(f"drawing {key}", int(numbers[-1]) + 1, len(self.labels))
         grid = make_grid(torch.cat(parts), nrow=COLUMNS, padding=0)
         return Image.fromarray(grid.permute(1, 2, 0).numpy())

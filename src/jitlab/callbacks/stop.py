@@ -1,5 +1,6 @@
 """Stopping on request where a run can be resumed from."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,17 @@ class StopRequest:
     """Remembers a Ctrl-C or SIGTERM until the training loop is at a place where it can stop and be resumed."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self._signals = 0
+
+    @property
+    def requested(self) -> bool:
+        """Say whether a stop was asked for."""
+        return self._signals > 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take SIGINT and SIGTERM over for a block; a second one stops at once, without a new checkpoint."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
@@ -31,7 +37,11 @@ class StopRequest:
         if self.requested:
             raise StoppedError
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal: the first is remembered, the second raises, later ones let the clean-up finish."""
+        self._signals += 1
+        if self._signals == 1:
+            # Not through the console: a handler may interrupt it anywhere.
+            os.write(2, b"\nstopping after this step; once more to stop at once\n")
+        elif self._signals == 2:
             raise StoppedError
-        self.requested = True

@@ -96,7 +96,7 @@ class Train:
         "arithmetic; auto is bf16 autocast where the GPU has it, else float32",
         choices=("auto", "float32", "bf16"),
     )
-    compile: bool = setting(False, "torch.compile the network", neutral=True)
+    compile: bool = setting(False, "torch.compile the network")
     log_every_steps: int = setting(50, "steps between two points of a training curve", within="[1, inf)")
     checkpoint_every_steps: int = setting(1000, "steps between two checkpoints", within="[1, inf)", neutral=True)
 

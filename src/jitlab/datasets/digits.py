@@ -1,12 +1,14 @@
 """Handwritten digits enlarged: the paper's setting in small, a low-dimensional signal in many pixels."""
 
 import io
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from jitlab.datasets.crop import center_crop
 from jitlab.datasets.shards import Index, Sample, build
 from jitlab.randomness import numpy_generator
 
@@ -19,7 +21,7 @@ SAMPLES_PER_SHARD = 400
 
 def build_command(folder: Path, image_size: int) -> str:
     """Return the command that builds these shards."""
-    return f"jitlab data build {NAME} --image-size {image_size} --out {folder}"
+    return f"jitlab data build {NAME} --image-size {image_size} --out {shlex.quote(str(folder))}"
 
 
 def build_digits(folder: Path, image_size: int) -> Index:
@@ -36,7 +38,7 @@ def build_digits(folder: Path, image_size: int) -> Index:
 
     def samples(places: np.ndarray) -> Iterator[Sample]:
         for place in places:
-            image = Image.fromarray(pixels[place]).resize((image_size, image_size), Image.Resampling.BICUBIC)
+            image = center_crop(Image.fromarray(pixels[place]), image_size)
             encoded = io.BytesIO()
             image.convert("RGB").save(encoded, "PNG")
             label = int(digits.target[place])

@@ -15,7 +15,7 @@ class Position:
     """Which samples of which optimizer step a process holds.
 
     `samples` are their places in the global batch of `batch_size` images, so that a sample's noise does
-    not depend on the number of processes or on gradient accumulation.
+    not depend on the number of processes.
     """
 
     step: int

@@ -46,6 +46,7 @@ def collect(folder: Path) -> Experiment:
         summary_metrics=_summary_metrics(facts.get("summary_metrics"), runs),
         link=facts.get("link"),
         command=facts.get("command"),
+        ui_command=facts.get("ui_command"),
         runs=tuple(sorted(runs, key=lambda run: (arms.index(run.arm), run.seed, run.name))),
     )
 

@@ -88,6 +88,7 @@ class Experiment:
     summary_metrics: tuple[str, ...]
     link: str | None
     command: str | None
+    ui_command: str | None
     runs: tuple[Run, ...]
 
     def of_arm(self, arm: str) -> tuple[Run, ...]:

@@ -73,7 +73,8 @@ def runs(experiment: Experiment) -> str:
 
 def tracking(experiment: Experiment) -> str:
     """Return how to open the same runs in MLflow and how to run the experiment again."""
-    parts = [f"<p>Every curve and picture in MLflow:</p><pre>make ui EXP={escape(experiment.experiment)}</pre>"]
+    ui_command = experiment.ui_command or f"make ui EXP={experiment.experiment}"
+    parts = [f"<p>Every curve and picture in MLflow:</p><pre>{escape(ui_command)}</pre>"]
     if experiment.link and experiment.link.startswith(("http://", "https://")):
         link = escape(experiment.link)
         parts.append(f'<p>While it runs, this opens the question’s charts: <a href="{link}">{link}</a></p>')

@@ -33,7 +33,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only)
         except FileNotFoundError as error:
             raise UserError(f"{path}: there is no such checkpoint") from error
+        except OSError as error:
+            raise UserError(
+                f"{path}: checkpoint cannot be read ({error.strerror or error}); mend that first"
+            ) from error
+        except MemoryError:
+            raise
         except Exception as error:
             # Torch's unpickler meets damaged files with almost any exception.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path}: checkpoint cannot be read ({reason}); --fresh starts the run over") from error
+            raise UserError(f"{path}: checkpoint is damaged ({reason}); --fresh starts the run over") from error

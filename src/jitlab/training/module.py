@@ -140,6 +140,8 @@ class JiTModule(LightningModule):
         )
         with self._precision():
             x = SOLVERS[self.sampler.solver](velocity, noise, linear_grid(self.sampler.steps))
+        if not torch.isfinite(x).all():
+            raise RunError(f"sampling gave non-finite values at step {self.global_step}; try more sampler.steps")
         return to_images(x)
 
     def _precision(self) -> Any:
