@@ -1,7 +1,6 @@
 """The command line: verbs that import what they need when they are called, so that help is instant."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -22,8 +21,6 @@ class OneLineParser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; a user's mistake is told on one line, without a traceback, with exit code 2."""
     arguments = _parse(argv)
-    # OpenMP threads that spin for long starve each other as soon as anything else runs; read when torch loads.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         code: int = arguments.verb(arguments)
     except UserError as error:
