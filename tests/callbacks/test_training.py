@@ -121,9 +121,9 @@ def test_points_are_logged_where_the_settings_say(arms):
     assert steps("eval/fd_pixels") == steps("eval/off_manifold_ema0.9") == [3, 5]
     assert steps("val/v_mse") == steps("val/x_mse_t0.1") == steps("val/eps_mse_t0.9_ema0.9") == [2, 4, 5]
     assert steps("throughput/images_per_second") == [2, 4]
-    assert points[5, "progress/images"] == 5 * 400
-    assert points[5, "progress/epochs"] == 5 / 4
-    assert points[2, "ema/initial_share_0.9"] == pytest.approx(0.81)
+    assert points[5, "train/images"] == 5 * 400
+    assert points[5, "train/epochs"] == 5 / 4
+    assert points[2, "train/initial_share_ema0.9"] == pytest.approx(0.81)
 
 
 def test_held_out_mean_is_the_mean_of_its_bins(arms):

@@ -90,7 +90,7 @@ class Evaluation(AfterCheckpoint):
                         measured |= self._generated(module, trainer, f"ema {decay:g}")
                 suffix = "" if decay == self.ema.decays[0] else f"_ema{decay:g}"
                 metrics |= {f"{key}{suffix}": value for key, value in measured.items()}
-                metrics[f"ema/initial_share_{decay:g}"] = self._initial_share(decay, trainer.global_step, generate)
+                metrics[f"train/initial_share_ema{decay:g}"] = self._initial_share(decay, trainer.global_step, generate)
             log_metrics(trainer, metrics)
 
     def _generation_is_missing(self, trainer: Trainer) -> bool:

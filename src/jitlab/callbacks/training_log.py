@@ -59,6 +59,6 @@ class TrainingLog(Callback):
         metrics = {f"train/{key}": value for key, value in zip(self._sums, means.tolist(), strict=True)}
         images = trainer.global_step * self.images_per_step
         metrics["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        metrics |= {"progress/images": images, "progress/epochs": images / self.images_per_epoch}
+        metrics |= {"train/images": images, "train/epochs": images / self.images_per_epoch}
         log_metrics(trainer, metrics)
         self._sums, self._count = {}, 0
