@@ -7,14 +7,16 @@ import torch
 
 from jitlab.diffusion.guidance import guided_velocity
 from jitlab.diffusion.objective import Objective
-from jitlab.diffusion.path import interpolate
+from jitlab.diffusion.path import Clip, interpolate
 from jitlab.diffusion.samplers import SOLVERS, linear_grid
-from jitlab.models.jit import JiT
+from jitlab.models.jit import published
 from tests.golden import vectors as golden
+
+CLIP = Clip(0.05, 0.05)
 
 
 def objective(null_label: int = 10) -> Objective:
-    return Objective("x", "v", -0.8, 0.8, 1.0, 0.05, 0.0, null_label)
+    return Objective("x", "v", -0.8, 0.8, 1.0, CLIP, CLIP, 0.0, null_label)
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -62,29 +64,12 @@ def test_sampled_images_are_the_official_ones(official, solver, scale, interval)
     assert relative_error(images, theirs) < 1e-4
 
 
-# depth, hidden size, heads, bottleneck, block of the first class tokens (Table 9)
-SIZES = {
-    "B": (12, 768, 12, 128, 4),
-    "L": (24, 1024, 16, 128, 8),
-    "H": (32, 1280, 16, 256, 10),
-    "G": (40, 1664, 16, 256, 10),
-}
 COUNTS = json.loads((golden.FOLDER / "parameter_counts.json").read_text())
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_published_sizes_have_their_parameters_to_the_unit(name):
-    depth, hidden_size, num_heads, bottleneck_dim, start = SIZES[name[4]]
     with torch.device("meta"):
-        network = JiT(
-            image_size=COUNTS[name]["image_size"],
-            patch_size=int(name[6:]),
-            hidden_size=hidden_size,
-            depth=depth,
-            num_heads=num_heads,
-            num_classes=1000,
-            bottleneck_dim=bottleneck_dim,
-            in_context_tokens=32,
-            in_context_start=start,
-        )
+        network = published(name.lower().replace("-", "_").replace("/", "_"))
+    assert network.grid * network.patch_size == COUNTS[name]["image_size"]
     assert sum(p.numel() for p in network.parameters()) == COUNTS[name]["trainable"]

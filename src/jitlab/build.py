@@ -25,6 +25,7 @@ from jitlab.datasets import digits
 from jitlab.datasets.datamodule import ShardDataModule
 from jitlab.datasets.shards import INDEX_FILE, Index
 from jitlab.diffusion.objective import Objective
+from jitlab.diffusion.path import Clip
 from jitlab.models.jit import JiT
 from jitlab.randomness import seeded
 from jitlab.training.checkpoints import AtomicCheckpointIO
@@ -84,6 +85,12 @@ def build_network(config: Config) -> JiT:
             in_context_tokens=config.model.in_context_tokens,
             in_context_start=config.model.in_context_start,
             channels=CHANNELS,
+            rope=config.model.rope,
+            qk_norm=config.model.qk_norm,
+            norm=config.model.norm,  # type: ignore[arg-type]
+            mlp=config.model.mlp,  # type: ignore[arg-type]
+            dropout=config.model.dropout,
+            class_head_block=config.model.class_head_block,
         )
 
 
@@ -100,9 +107,11 @@ def build_module(config: Config) -> JiTModule:
             time_mu=config.objective.time_mu,
             time_sigma=config.objective.time_sigma,
             noise_scale=config.objective.noise_scale,
-            t_eps=config.objective.t_eps,
+            clip=Clip(config.objective.clip_one_minus_t, config.objective.clip_t),
+            sampling_clip=Clip(config.sampler.clip_one_minus_t, config.sampler.clip_t),
             label_drop=config.objective.label_drop,
             null_label=config.data.num_classes,
+            class_loss_weight=config.objective.class_loss_weight,
         ),
         sampler=SamplerSettings(
             solver=config.sampler.solver,

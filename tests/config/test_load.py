@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from jitlab.config import load, schema
 from jitlab.config.load import COMMAND_LINE
 from jitlab.config.schema import Config
+from jitlab.errors import UserError
 from tests.config.conftest import DIGITS, QUESTION, ROOT, refused
 
 Q = "experiments/q.yaml"
@@ -52,11 +54,11 @@ def test_no_yaml_lies_where_nobody_looks(folder):
 
 
 def test_the_command_line_wins_over_the_arm_and_the_arm_over_the_scale(repo):
-    repo.write(DIGITS + "objective: {prediction: eps, loss_space: eps, t_eps: 0.2}\n", SCALE)
+    repo.write(DIGITS + "objective: {prediction: eps, loss_space: eps, clip_one_minus_t: 0.2}\n", SCALE)
     repo.write(QUESTION.replace("{prediction: x}", "{prediction: x, loss_space: x}"))
     config = repo.resolve("objective.loss_space=v")
     objective = config.objective
-    assert (objective.prediction, objective.loss_space, objective.t_eps) == ("x", "v", 0.2)
+    assert (objective.prediction, objective.loss_space, objective.clip_one_minus_t) == ("x", "v", 0.2)
     assert objective.noise_scale == schema.Objective.noise_scale
     assert repo.resolve(arm="v").objective.loss_space == "eps"
 
@@ -173,8 +175,8 @@ def test_only_settings_can_be_set(key):
         ("train.steps=null", "a whole number"),
         ("train.steps=[1]", "a whole number"),
         ("train.steps={a: 1}", "a whole number"),
-        ("objective.t_eps=little", "a number"),
-        ("objective.t_eps=true", "a number"),
+        ("objective.clip_one_minus_t=little", "a number"),
+        ("objective.clip_one_minus_t=true", "a number"),
         ("train.compile=maybe", "true or false"),
         ("train.compile=2.5", "true or false"),
         ("data.path=", "a word"),
@@ -199,11 +201,11 @@ def test_a_value_of_the_wrong_type_says_what_was_expected(override, says):
         ("train.batch_size=0", "[1, inf)"),
         ("train.batch_size=-4", "[1, inf)"),
         ("train.steps=0", "[1, inf)"),
-        ("objective.t_eps=0", "(0, 1)"),
-        ("objective.t_eps=1", "(0, 1)"),
-        ("objective.t_eps=-0.1", "(0, 1)"),
-        ("objective.t_eps=1.5", "(0, 1)"),
-        ("objective.t_eps=.nan", "(0, 1)"),
+        ("objective.clip_one_minus_t=0", "(0, 1)"),
+        ("objective.clip_one_minus_t=1", "(0, 1)"),
+        ("objective.clip_one_minus_t=-0.1", "(0, 1)"),
+        ("objective.clip_one_minus_t=1.5", "(0, 1)"),
+        ("objective.clip_one_minus_t=.nan", "(0, 1)"),
         ("objective.time_mu=.nan", "(-inf, inf)"),
         ("objective.time_mu=nan", "(-inf, inf)"),
         ("objective.time_mu=.inf", "(-inf, inf)"),
@@ -250,6 +252,25 @@ def test_a_value_out_of_range_is_told_the_range(override, says):
 def test_settings_that_do_not_fit_each_other_are_refused(override, says):
     with refused(f"{COMMAND_LINE}: {override.partition('=')[0]} = ", says):
         resolve_real(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "says"),
+    [
+        (["model.class_head_block=1"], "model.class_head_block", "set both, or both to 0"),
+        (["objective.class_loss_weight=100"], "model.class_head_block", "set both, or both to 0"),
+        (["objective.class_loss_weight=1", "model.class_head_block=5"], "model.class_head_block", "model.depth = 4"),
+        (
+            ["objective.class_loss_weight=1", "model.class_head_block=2", "model.in_context_start=1"],
+            "model.in_context_start",
+            "use model.class_head_block = 2 or more",
+        ),
+        (["model.rope=false", "model.hidden_size=130", "model.num_heads=5"], "model.hidden_size", "multiple of 20"),
+    ],
+)
+def test_several_settings_that_do_not_fit_are_refused(overrides, key, says):
+    with pytest.raises(UserError, match=f"{key} = .*{re.escape(says)}"):
+        resolve_real(*overrides)
 
 
 def test_a_conflict_is_blamed_on_the_origin_of_the_setting_that_it_names():
@@ -389,7 +410,7 @@ VALID = {
     "model.in_context_tokens": st.integers(0, 2**40),
     "objective.prediction": st.sampled_from(schema.SPACES),
     "objective.time_mu": st.floats(**number),  # type: ignore[arg-type]
-    "objective.t_eps": st.floats(0, 1, exclude_min=True, exclude_max=True),
+    "objective.clip_one_minus_t": st.floats(0, 1, exclude_min=True, exclude_max=True),
     "objective.label_drop": st.floats(0, 1),
     "sampler.guidance_interval": st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(sorted),
     "train.steps": st.integers(1, 2**60),

@@ -61,10 +61,13 @@ def test_a_choice_near_the_word_is_offered():
 
 def test_the_spaces_are_those_of_the_path():
     # config and diffusion may not import each other; this is what keeps them the same
-    from jitlab.diffusion.path import SPACES
+    from jitlab.diffusion.path import PRECONDITIONERS, SPACES
     from jitlab.diffusion.samplers import SOLVERS
+    from jitlab.models.layers import MLPS
 
     assert schema.SPACES == SPACES
+    assert (*SPACES, *PRECONDITIONERS) == schema.PREDICTIONS
+    assert set(SETTINGS["model.mlp"].metadata["choices"]) == set(MLPS)
     assert set(SETTINGS["sampler.solver"].metadata["choices"]) == set(SOLVERS)
 
 

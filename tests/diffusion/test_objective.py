@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitlab.diffusion.objective import Objective, Position
-from jitlab.diffusion.path import SPACES, Space, interpolate
+from jitlab.diffusion.path import PRECONDITIONERS, SPACES, Clip, Preconditioner, Space, interpolate, precondition
 
 T_EPS = 0.05
+CLIP = Clip(T_EPS, T_EPS)
 NULL = 10
-BASE = Objective("x", "v", -0.8, 0.8, 1.0, T_EPS, 0.1, NULL)
+PREDICTIONS = (*SPACES, *PRECONDITIONERS)
+BASE = Objective("x", "v", -0.8, 0.8, 1.0, CLIP, CLIP, 0.1, NULL)
 few = settings(deadline=None, max_examples=15)
 
 
@@ -24,6 +26,20 @@ def pair(seed, n=4) -> tuple[torch.Tensor, torch.Tensor]:
 
 def errors(prediction, output, x, eps, t) -> dict[Space, torch.Tensor]:
     return dataclasses.replace(BASE, prediction=prediction).errors(output, x, eps, interpolate(x, eps, t), t)
+
+
+def factors(prediction: Preconditioner, t: float) -> tuple[float, float]:
+    """Return c_skip and c_out, as the network's surroundings show them."""
+    one, nothing, time = (torch.tensor([value], dtype=torch.float64) for value in (1.0, 0.0, t))
+    return precondition(nothing, one, time, prediction).item(), precondition(one, nothing, time, prediction).item()
+
+
+def oracle(prediction, x, eps, z, t) -> torch.Tensor:
+    """Return the output of a network that knows x and eps."""
+    if prediction in SPACES:
+        return torch.as_tensor({"x": x, "eps": eps, "v": x - eps}[prediction])
+    skip, out = factors(prediction, t)
+    return torch.as_tensor((x - skip * z) / out)
 
 
 def draw(
@@ -98,6 +114,73 @@ def test_velocity_of_an_exact_network_is_the_velocity(prediction):
     output = {"x": x, "eps": eps, "v": x - eps}[prediction]
     velocity = dataclasses.replace(BASE, prediction=prediction).velocity(output, interpolate(x, eps, t), t)
     torch.testing.assert_close(velocity, x - eps)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("space", SPACES)
+@few
+@given(t=st.floats(T_EPS, 1 - T_EPS), seed=st.integers(0, 99))
+def test_an_oracle_has_no_loss_and_one_velocity_in_every_combination(prediction, space, t, seed):
+    x, eps = pair(seed)
+    times = torch.full((4,), t, dtype=torch.float64)
+    z = interpolate(x, eps, times)
+    objective = dataclasses.replace(BASE, prediction=prediction, loss_space=space)
+    output = oracle(prediction, x, eps, z, t)
+    assert objective.loss(objective.errors(output, x, eps, z, times)).item() < 1e-24
+    torch.testing.assert_close(objective.velocity(output, z, times), x - eps, rtol=0, atol=1e-10)
+    torch.testing.assert_close(objective.clean(output, z, times), x, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("prediction", PRECONDITIONERS)
+@few
+@given(t=st.floats(T_EPS, 1 - T_EPS), seed=st.integers(0, 99))
+def test_a_preconditioned_error_is_that_of_the_network_times_c_out(prediction, t, seed):
+    x, eps = pair(seed)
+    z = interpolate(x, eps, torch.full((4,), t, dtype=torch.float64))
+    output, target = pair(seed + 1)[0], oracle(prediction, x, eps, z, t)
+    found = errors(prediction, output, x, eps, torch.full((4,), t, dtype=torch.float64))
+    own = (output - target).square().flatten(1).mean(1)
+    torch.testing.assert_close(found["x"], factors(prediction, t)[1] ** 2 * own, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found["x"], (1 - t) ** 2 * found["v"])
+    torch.testing.assert_close(found["eps"], t**2 * found["v"])
+
+
+@few
+@given(t=st.floats(1e-3, 1 - 1e-3))
+def test_the_edm_factors_are_those_of_table_10(t):
+    sigma, data = (1 - t) / t, 0.5
+    skip = data**2 / (data**2 + sigma**2) / t
+    out = data * sigma / math.sqrt(data**2 + sigma**2)
+    assert factors("edm", t) == pytest.approx((skip, out), rel=1e-9)
+    assert factors("linear", t) == pytest.approx((t, 1 - t), rel=1e-9)
+
+
+@pytest.mark.parametrize("prediction", PRECONDITIONERS)
+def test_preconditioners_are_finite_at_both_ends(prediction):
+    assert factors(prediction, 0.0)[0] == 0
+    assert factors(prediction, 1.0) == pytest.approx((1, 0), abs=1e-12)
+
+
+@few
+@given(t=st.floats(0, 1), training=st.floats(0.01, 0.4), sampling=st.floats(0.01, 0.4))
+def test_training_and_sampling_clip_for_themselves(t, training, sampling):
+    x, eps = pair(0)
+    times = torch.full((4,), t, dtype=torch.float64)
+    z, output = interpolate(x, eps, times), pair(1)[0]
+    objective = dataclasses.replace(BASE, clip=Clip(training, training), sampling_clip=Clip(sampling, sampling))
+    torch.testing.assert_close(objective.velocity(output, z, times), (output - z) / max(1 - t, sampling))
+    found = objective.errors(output, x, eps, z, times)["v"]
+    torch.testing.assert_close(found, (output - x).square().flatten(1).mean(1) / max(1 - t, training) ** 2)
+    of_eps = dataclasses.replace(objective, prediction="eps")
+    torch.testing.assert_close(of_eps.velocity(output, z, times), (z - output) / max(t, sampling))
+
+
+def test_the_class_loss_weighs_against_the_sum_over_elements():
+    logits, y = torch.randn(4, 10, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    objective = dataclasses.replace(BASE, class_loss_weight=100.0)
+    entropy = -torch.log_softmax(logits, 1)[range(4), y].mean()
+    summed = 48 * objective.class_loss(logits, y, 48)
+    torch.testing.assert_close(summed, 100 * entropy)
 
 
 # The draw.

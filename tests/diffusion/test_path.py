@@ -3,9 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitlab.diffusion.path import SPACES, Space, convert, interpolate, per_sample
+from jitlab.diffusion.path import SPACES, Clip, Space, convert, interpolate, per_sample
 
 T_EPS = 0.05
+CLIP = Clip(T_EPS, T_EPS)
 few = settings(deadline=None, max_examples=20)
 unclipped = st.floats(T_EPS, 1 - T_EPS)
 
@@ -24,7 +25,7 @@ def point(seed: int, t: float) -> tuple[dict[Space, torch.Tensor], torch.Tensor,
 @given(t=unclipped, seed=st.integers(0, 1000))
 def test_one_of_x_eps_v_gives_the_others(source, target, t, seed):
     values, z, t = point(seed, t)
-    torch.testing.assert_close(convert(values[source], z, t, source, target, T_EPS), values[target], rtol=0, atol=1e-12)
+    torch.testing.assert_close(convert(values[source], z, t, source, target, CLIP), values[target], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("source", SPACES)
@@ -34,8 +35,8 @@ def test_one_of_x_eps_v_gives_the_others(source, target, t, seed):
 def test_there_and_back_is_the_identity_for_any_value(source, target, t, seed):
     _, z, t = point(seed, t)
     value = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
-    there = convert(value, z, t, source, target, T_EPS)
-    torch.testing.assert_close(convert(there, z, t, target, source, T_EPS), value, rtol=0, atol=1e-10)
+    there = convert(value, z, t, source, target, CLIP)
+    torch.testing.assert_close(convert(there, z, t, target, source, CLIP), value, rtol=0, atol=1e-10)
 
 
 @few
@@ -55,7 +56,7 @@ def test_conversions_are_those_of_table_1(t, value, z):
     scalar = {name: torch.tensor([number], dtype=torch.float64) for name, number in [("v", value), ("z", z), ("t", t)]}
     for source in SPACES:
         for target in SPACES:
-            converted = convert(scalar["v"], scalar["z"], scalar["t"], source, target, T_EPS)
+            converted = convert(scalar["v"], scalar["z"], scalar["t"], source, target, CLIP)
             assert converted.item() == pytest.approx(expected[source, target], rel=1e-12, abs=1e-12)
 
 
@@ -87,7 +88,7 @@ def test_every_sample_has_its_own_t():
 def test_the_denominator_1_minus_t_never_falls_below_t_eps(target, t, t_eps, value):
     z = torch.tensor([0.5], dtype=torch.float64)
     time = torch.tensor([t], dtype=torch.float64)
-    out = convert(torch.full_like(z, value), z, time, "x", target, t_eps).item()
+    out = convert(torch.full_like(z, value), z, time, "x", target, Clip(t_eps, 0.5)).item()
     numerator = value - 0.5 if target == "v" else 0.5 - t * value
     assert out == pytest.approx(numerator / max(1 - t, t_eps), rel=1e-12, abs=1e-12)
     assert abs(out) <= abs(numerator) / t_eps * (1 + 1e-12)
@@ -99,7 +100,7 @@ def test_the_denominator_1_minus_t_never_falls_below_t_eps(target, t, t_eps, val
 def test_the_denominator_t_never_falls_below_t_eps(target, t, t_eps, value):
     z = torch.tensor([0.5], dtype=torch.float64)
     time = torch.tensor([t], dtype=torch.float64)
-    out = convert(torch.full_like(z, value), z, time, "eps", target, t_eps).item()
+    out = convert(torch.full_like(z, value), z, time, "eps", target, Clip(0.5, t_eps)).item()
     numerator = 0.5 - value if target == "v" else 0.5 - (1 - t) * value
     assert out == pytest.approx(numerator / max(t, t_eps), rel=1e-12, abs=1e-12)
 
@@ -110,4 +111,4 @@ def test_the_denominator_t_never_falls_below_t_eps(target, t, t_eps, value):
 @given(t=st.floats(0, 1))
 def test_nothing_is_infinite_anywhere_in_0_1(source, target, t):
     values, z, t = point(1, t)
-    assert convert(values[source], z, t, source, target, 1e-3).isfinite().all()
+    assert convert(values[source], z, t, source, target, Clip(1e-3, 1e-3)).isfinite().all()

@@ -6,10 +6,11 @@ import torch
 
 from jitlab.diffusion.guidance import Velocity, guided_velocity
 from jitlab.diffusion.objective import Objective
-from jitlab.diffusion.path import SPACES, convert
+from jitlab.diffusion.path import SPACES, Clip, convert
 from jitlab.diffusion.samplers import SOLVERS, euler, heun, linear_grid
 
 DIMENSIONS = 3
+CLIP = Clip(1e-9, 1e-9)
 MEAN = torch.tensor([0.7, -1.0, 0.3], dtype=torch.float64)
 FACTOR = torch.tensor([[0.9, 0.0, 0.0], [0.4, 0.5, 0.0], [-0.2, 0.3, 0.3]], dtype=torch.float64)
 COVARIANCE = FACTOR @ FACTOR.T
@@ -38,10 +39,10 @@ def exact(noise: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def velocity(prediction="x") -> Velocity:
-    objective = Objective(prediction, "v", -0.8, 0.8, 1.0, 1e-9, 0.0, 1)
+    objective = Objective(prediction, "v", -0.8, 0.8, 1.0, CLIP, CLIP, 0.0, 1)
 
     def network(z, t, y) -> torch.Tensor:
-        return convert(denoiser(z, t, y), z, t, "x", prediction, 1e-9)
+        return convert(denoiser(z, t, y), z, t, "x", prediction, CLIP)
 
     labels = torch.zeros(len(NOISE), dtype=torch.long)
     return guided_velocity(network, objective.velocity, labels, 1, 1.0, (0.0, 1.0))

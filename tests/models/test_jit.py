@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 START, TOKENS = 2, 3
 
 
-def network(seed=0, *, trained=False, tokens=TOKENS, start=START, image_size=16, patch_size=4) -> JiT:
+def network(seed=0, *, trained=False, tokens=TOKENS, start=START, image_size=16, patch_size=4, **parts) -> JiT:
     """Return a small network; a `trained` one has no parameter at zero."""
     torch.manual_seed(seed)
-    net = JiT(image_size, patch_size, 32, 4, 2, 5, 8, tokens, start)
+    net = JiT(image_size, patch_size, 32, 4, 2, 5, parts.pop("bottleneck_dim", 8), tokens, start, **parts)
     if trained:
         for parameter in net.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -49,6 +50,67 @@ def test_every_parameter_gets_a_gradient_once_trained(tokens):
     net = network(trained=True, tokens=tokens)
     net(*inputs()).square().mean().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
+
+
+PARTS: list[dict[str, Any]] = [
+    {"bottleneck_dim": 0},
+    {"rope": False},
+    {"qk_norm": False},
+    {"norm": "layernorm"},
+    {"mlp": "gelu"},
+    {"dropout": 0.5},
+    {"bottleneck_dim": 0, "rope": False, "qk_norm": False, "norm": "layernorm", "mlp": "gelu", "tokens": 0},
+]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_every_part_of_the_ladder_can_be_exchanged(parts):
+    net, whole = network(trained=True, **parts), network(trained=True)
+    assert not torch.equal(net(*inputs()), whole(*inputs()))
+    net(*inputs()).square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
+    assert network(**parts)(*inputs()).count_nonzero() == 0
+
+
+def test_swiglu_and_gelu_mlp_cost_the_same_parameters():
+    gated, plain = (
+        sum(p.numel() for name, p in net.named_parameters() if ".mlp." in name and "blocks" in name and p.ndim > 1)
+        for net in (JiT(16, 4, 48, 4, 2, 5, 8, 0, 0), JiT(16, 4, 48, 4, 2, 5, 8, 0, 0, mlp="gelu"))
+    )
+    assert gated == plain
+
+
+def test_only_the_middle_half_of_the_blocks_drops():
+    net = JiT(16, 4, 32, 12, 2, 5, 8, TOKENS, START, dropout=0.2)
+    shares = [{layer.dropout for layer in block.modules() if hasattr(layer, "dropout")} for block in net.blocks]
+    assert shares == [{0.2} if 3 <= index < 9 else {0.0} for index in range(12)]
+
+
+def test_dropout_rests_when_the_network_is_evaluated():
+    net = network(trained=True, dropout=0.5)
+    assert not torch.equal(net(*inputs()), net(*inputs()))
+    net.eval()
+    assert torch.equal(net(*inputs()), net(*inputs()))
+
+
+def test_blocks_before_the_classifier_do_not_see_the_class():
+    net, (z, t, y) = network(trained=True, start=2, class_head_block=2), inputs()
+    output, logits = net(z, t, y, with_logits=True)
+    other, same_logits = net(z, t, y + 1, with_logits=True)
+    assert logits.shape == (2, 5)
+    assert torch.equal(logits, same_logits)
+    assert not torch.equal(output, other)
+    assert torch.equal(output, net(z, t, y))
+    logits.square().mean().backward()
+    reached = {name.split(".")[1] for name, p in net.named_parameters() if "blocks." in name and p.grad is not None}
+    assert reached == {"0", "1"}
+
+
+def test_the_classifier_leaves_all_other_initial_weights_alone():
+    plain = network().state_dict()
+    headed = network(class_head_block=2).state_dict()
+    assert headed.keys() - plain.keys() == {"class_head.weight", "class_head.bias"}
+    assert all(torch.equal(headed[name], value) for name, value in plain.items())
 
 
 @pytest.mark.parametrize("name", golden.NAMES)

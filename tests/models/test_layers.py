@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitlab.models.layers import Attention, BottleneckPatchEmbed, JiTBlock, Rope2d, SwiGLU, TimeEmbedder, modulate
+from jitlab.models.layers import Attention, JiTBlock, PatchEmbed, Rope2d, SwiGLU, TimeEmbedder, modulate
 
 GRID = 3
 
@@ -50,7 +50,7 @@ def test_half_of_a_head_turns_with_the_row_and_half_with_the_column():
 
 def test_attention_without_positions_does_not_know_the_order_of_tokens():
     torch.manual_seed(0)
-    attention = Attention(16, 2)
+    attention = Attention(16, 2, qk_norm=True, dropout=0.0)
     unmoved = Rope2d(8, 0, prefix=6)
     x, order = random(2, 6, 16), [3, 1, 5, 0, 4, 2]
     torch.testing.assert_close(attention(x[:, order], unmoved), attention(x, unmoved)[:, order])
@@ -58,7 +58,7 @@ def test_attention_without_positions_does_not_know_the_order_of_tokens():
 
 def test_attention_does_not_depend_on_the_length_of_queries_and_keys():
     torch.manual_seed(0)
-    attention, rope, x = Attention(16, 2), Rope2d(8, GRID, 0), random(2, GRID**2, 16)
+    attention, rope, x = Attention(16, 2, qk_norm=True, dropout=0.0), Rope2d(8, GRID, 0), random(2, GRID**2, 16)
     before = attention(x, rope)
     with torch.no_grad():
         attention.qkv.weight[:32] *= 3  # queries and keys; qk-norm undoes it
@@ -67,7 +67,7 @@ def test_attention_does_not_depend_on_the_length_of_queries_and_keys():
 
 
 def test_a_block_without_gates_is_the_identity():
-    block, x = JiTBlock(16, 2, 4.0), random(2, GRID**2, 16)
+    block, x = JiTBlock(16, 2, 4.0, qk_norm=True, norm="rmsnorm", mlp="swiglu", dropout=0.0), random(2, GRID**2, 16)
     for parameter in block.adaLN_modulation.parameters():
         torch.nn.init.zeros_(parameter)
     assert torch.equal(block(x, random(2, 16), Rope2d(8, GRID, 0)), x)
@@ -75,13 +75,13 @@ def test_a_block_without_gates_is_the_identity():
 
 @pytest.mark.parametrize(("hidden", "ratio", "inner"), [(128, 4.0, 341), (768, 4.0, 2048), (48, 2.0, 64)])
 def test_the_gated_mlp_has_two_thirds_of_the_width(hidden, ratio, inner):
-    mlp = SwiGLU(hidden, ratio)
+    mlp = SwiGLU(hidden, ratio, 0.0)
     assert (mlp.w12.out_features, mlp.w3.in_features) == (2 * inner, inner)
 
 
 def test_patches_are_embedded_row_by_row_and_apart():
     torch.manual_seed(0)
-    embed = BottleneckPatchEmbed(4, 3, 5, 16)
+    embed = PatchEmbed(4, 3, 5, 16)
     images = random(1, 3, 8, 12)
     changed = images.clone()
     changed[..., 4:8, 8:12] += 1  # row 1, column 2 of a 2 x 3 grid

@@ -118,3 +118,30 @@ def test_training_step_drops_labels_of_a_position_and_reports_all_spaces():
     assert first.keys() == {"loss", "x_mse", "eps_mse", "v_mse"}
     assert torch.equal(first["loss"], second["loss"])
     assert torch.equal(first["loss"], first["v_mse"])
+
+
+def step(made) -> dict[str, torch.Tensor]:
+    images = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    losses: dict[str, torch.Tensor] = made.training_step((images, torch.arange(4), [""] * 4), 0)
+    return losses
+
+
+def test_dropout_belongs_to_the_position_and_rests_while_images_are_made():
+    made = module(model__dropout=0.5, model__depth=4)
+    made.train()
+    assert torch.equal(step(made)["loss"], step(made)["loss"])
+    assert not torch.equal(step(made)["loss"], step(module(model__depth=4))["loss"])
+    image = made.generate([0], torch.tensor([0]))
+    made.eval()
+    assert torch.equal(image, made.generate([0], torch.tensor([0])))
+    made.train()
+    assert made.network.training
+
+
+def test_the_class_loss_is_added_and_reported():
+    made = module(model__class_head_block=1, objective__class_loss_weight=100)
+    losses = step(made)
+    torch.testing.assert_close(losses["loss"], losses["v_mse"] + losses["class_loss"])
+    losses["loss"].backward()
+    gradients = {name: parameter.grad for name, parameter in made.network.named_parameters()}
+    assert gradients["class_head.weight"] is not None

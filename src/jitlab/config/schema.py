@@ -1,6 +1,7 @@
 """Every setting there is: its type, default, range, unit and meaning, stated here and nowhere else."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 SPACES = ("x", "eps", "v")
+PREDICTIONS = (*SPACES, "edm", "linear")
 MOST = 2**63 - 1
 
 
@@ -50,22 +52,38 @@ class Model:
     depth: int = setting(MISSING, "transformer blocks", within="[1, inf)")
     num_heads: int = setting(MISSING, "attention heads", within="[1, inf)")
     mlp_ratio: float = setting(4.0, "hidden width of a block's MLP over hidden_size", within="(0, inf)")
-    bottleneck_dim: int = setting(MISSING, "width of the patch embedding's bottleneck", within="[1, inf)")
+    bottleneck_dim: int = setting(MISSING, "width of the patch embedding's bottleneck; 0 for none", within="[0, inf)")
     in_context_tokens: int = setting(32, "class tokens put before the patches; 0 for none", within="[0, inf)")
     in_context_start: int = setting(0, "block that is the first to see the class tokens", within="[0, inf)")
+    rope: bool = setting(True, "rotary positions (Table 4)")
+    qk_norm: bool = setting(True, "normalise queries and keys (Table 4)")
+    norm: str = setting("rmsnorm", "normalisation of the blocks (Table 4)", choices=("rmsnorm", "layernorm"))
+    mlp: str = setting("swiglu", "MLP of the blocks (Table 4)", choices=("swiglu", "gelu"))
+    dropout: float = setting(0.0, "dropout of attention and MLP in the middle half of the blocks", within="[0, 1)")
+    class_head_block: int = setting(
+        0, "blocks that see no class and end in a linear classifier (Table 11); 0 for none", within="[0, inf)"
+    )
 
 
 @dataclass(frozen=True)
 class Objective:
     """What is predicted, and how its error is measured (Table 1, Table 9)."""
 
-    prediction: str = setting("x", "what the network's output is read as", choices=SPACES)
+    prediction: str = setting(
+        "x", "what the network's output is read as; edm and linear precondition x (Table 10)", choices=PREDICTIONS
+    )
     loss_space: str = setting("v", "space of the squared error", choices=SPACES)
     time_mu: float = setting(-0.8, "mean of the logit-normal t", within="(-inf, inf)")
     time_sigma: float = setting(0.8, "standard deviation of the logit-normal t", within="(0, inf)")
     noise_scale: float = setting(1.0, "standard deviation of eps", within="(0, inf)")
-    t_eps: float = setting(0.05, "least value of a denominator 1 - t, or t", within="(0, 1)")
+    clip_one_minus_t: float = setting(0.05, "least value of a denominator 1 - t in training", within="(0, 1)")
+    clip_t: float = setting(0.05, "least value of a denominator t (eps-prediction) in training", within="(0, 1)")
     label_drop: float = setting(0.1, "share of labels replaced by no class", within="[0, 1]")
+    class_loss_weight: float = setting(
+        0.0,
+        "weight of model.class_head_block's cross-entropy against the squared error's sum over an image; 0 for none",
+        within="[0, inf)",
+    )
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,8 @@ class Sampler:
     steps: int = setting(50, "steps from t = 0 to t = 1", within="[1, inf)")
     guidance_scale: float = setting(1.0, "classifier-free guidance; 1 is none", within="[0, inf)")
     guidance_interval: tuple[float, float] = setting((0.1, 1.0), "t in which guidance acts", within="[0, 1]")
+    clip_one_minus_t: float = setting(0.05, "least value of a denominator 1 - t in sampling", within="(0, 1)")
+    clip_t: float = setting(0.05, "least value of a denominator t (eps-prediction) in sampling", within="(0, 1)")
 
 
 @dataclass(frozen=True)
@@ -184,14 +204,36 @@ def _model_conflicts(config: Config) -> Iterator[tuple[str, str]]:
     if size % model.patch_size:
         fits = ", ".join(str(p) for p in range(1, size + 1) if size % p == 0)
         yield "model.patch_size", f"does not divide data.image_size = {size}; use one of {fits}"
-    if model.hidden_size % (4 * model.num_heads):
+    if model.rope and model.hidden_size % (4 * model.num_heads):
         yield (
             "model.hidden_size",
             f"is not a multiple of 4 x model.num_heads = {4 * model.num_heads}, as 2-D rotary positions need",
         )
+    if model.hidden_size % math.lcm(4, model.num_heads):
+        multiple = math.lcm(4, model.num_heads)
+        yield "model.hidden_size", f"is not a multiple of {multiple}, as 2-D positions and model.num_heads need"
+    yield from _class_head_conflicts(config)
     if model.in_context_tokens and model.in_context_start >= model.depth:
         yield (
             "model.in_context_start",
             f"no block would see the class tokens; use less than model.depth = {model.depth}"
             " or model.in_context_tokens=0",
+        )
+
+
+def _class_head_conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    model, weight = config.model, config.objective.class_loss_weight
+    if bool(model.class_head_block) != bool(weight):
+        yield (
+            "model.class_head_block",
+            f"does not go with objective.class_loss_weight = {weight:g}: a classifier needs a loss and a loss a "
+            "classifier; set both, or both to 0",
+        )
+    if model.class_head_block > model.depth:
+        yield "model.class_head_block", f"is behind the last block; use at most model.depth = {model.depth}"
+    if model.in_context_tokens and model.in_context_start < model.class_head_block:
+        yield (
+            "model.in_context_start",
+            f"would show the class to blocks that must not see it; use model.class_head_block = "
+            f"{model.class_head_block} or more",
         )

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from jitlab.diffusion.path import SPACES, Space, convert
+from jitlab.diffusion.path import SPACES, Clip, Preconditioner, Space, convert, precondition
 from jitlab.randomness import torch_generator
 
 
@@ -27,14 +28,16 @@ class Position:
 class Objective:
     """Prediction, loss space and the distributions of t, eps and dropped labels (Table 9)."""
 
-    prediction: Space
+    prediction: Space | Preconditioner
     loss_space: Space
     time_mu: float
     time_sigma: float
     noise_scale: float
-    t_eps: float
+    clip: Clip
+    sampling_clip: Clip
     label_drop: float
     null_label: int
+    class_loss_weight: float = 0.0
 
     def draw(self, x: Tensor, y: Tensor, seed: int, position: Position) -> tuple[Tensor, Tensor, Tensor]:
         """Draw t, eps and the labels with some of them dropped, from (seed, position) alone.
@@ -61,19 +64,39 @@ class Objective:
         anywhere, and x-prediction's v-error is |output - x|² / max(1 - t, t_eps)², as in the official
         implementation.
         """
-        target = {"x": x, "eps": eps, "v": x - eps}[self.prediction]
-        return {
-            space: (self._to(space, output, z, t) - self._to(space, target, z, t)).square().flatten(1).mean(1)
-            for space in SPACES
-        }
+        predicted, source = self._read(output, z, t)
+        target = {"x": x, "eps": eps, "v": x - eps}[source]
+        errors = {}
+        for space in SPACES:
+            pair = [convert(value, z, t, source, space, self.clip) for value in (predicted, target)]
+            errors[space] = (pair[0] - pair[1]).square().flatten(1).mean(1)
+        return errors
 
     def loss(self, errors: dict[Space, Tensor]) -> Tensor:
         """Return the loss that is minimised: the mean error in the loss space, a scalar."""
         return errors[self.loss_space].mean()
 
     def velocity(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """Return the velocity that the network's output implies, like z."""
-        return self._to("v", output, z, t)
+        """Return the velocity that the network's output implies when sampling, like z."""
+        predicted, source = self._read(output, z, t)
+        return convert(predicted, z, t, source, "v", self.sampling_clip)
 
-    def _to(self, space: Space, value: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        return convert(value, z, t, self.prediction, space, self.t_eps)
+    def clean(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """Return the clean data that the network's output implies when sampling, like z."""
+        predicted, source = self._read(output, z, t)
+        return convert(predicted, z, t, source, "x", self.sampling_clip)
+
+    def class_loss(self, logits: Tensor, y: Tensor, elements: int) -> Tensor:
+        """Return the cross-entropy's share of the loss (Table 11), a scalar.
+
+        Args:
+            logits: (B, classes).
+            y: undropped labels, (B,).
+            elements: of one x. The paper weighs cross-entropy against the error's sum over them, the loss is its mean.
+        """
+        return self.class_loss_weight / elements * F.cross_entropy(logits, y)
+
+    def _read(self, output: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Space]:
+        if self.prediction == "edm" or self.prediction == "linear":
+            return precondition(output, z, t, self.prediction), "x"
+        return output, self.prediction

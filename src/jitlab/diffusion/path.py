@@ -1,11 +1,21 @@
 """The straight path from noise to data, and x, eps and v from one another (Table 1)."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 Space = Literal["x", "eps", "v"]
 SPACES: tuple[Space, ...] = ("x", "eps", "v")
+Preconditioner = Literal["edm", "linear"]
+PRECONDITIONERS: tuple[Preconditioner, ...] = ("edm", "linear")
+SIGMA_DATA = 0.5
+
+
+class Clip(NamedTuple):
+    """Least values, in (0, 1), of the denominators 1 - t (near data) and t (near noise)."""
+
+    one_minus_t: float
+    t: float
 
 
 def per_sample(t: Tensor, like: Tensor) -> Tensor:
@@ -19,10 +29,10 @@ def interpolate(x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     return t * x + (1 - t) * eps
 
 
-def convert(value: Tensor, z: Tensor, t: Tensor, source: Space, target: Space, t_eps: float) -> Tensor:
+def convert(value: Tensor, z: Tensor, t: Tensor, source: Space, target: Space, clip: Clip) -> Tensor:
     """Turn a prediction in space `source` into the one in space `target` that it implies (Table 1).
 
-    Denominators 1 - t and t are clipped from below at `t_eps`, as the official implementation does for 1 - t.
+    Denominators 1 - t and t are clipped from below, as the official implementation does for 1 - t.
 
     Args:
         value: x, eps or v, (B, ...).
@@ -30,21 +40,37 @@ def convert(value: Tensor, z: Tensor, t: Tensor, source: Space, target: Space, t
         t: (B,) in [0, 1].
         source: what `value` is.
         target: what is wanted.
-        t_eps: least denominator, in (0, 1).
+        clip: least denominators.
     """
     t = per_sample(t, z)
     match source, target:
         case "x", "eps":
-            return (z - t * value) / (1 - t).clamp(min=t_eps)
+            return (z - t * value) / (1 - t).clamp(min=clip.one_minus_t)
         case "x", "v":
-            return (value - z) / (1 - t).clamp(min=t_eps)
+            return (value - z) / (1 - t).clamp(min=clip.one_minus_t)
         case "eps", "x":
-            return (z - (1 - t) * value) / t.clamp(min=t_eps)
+            return (z - (1 - t) * value) / t.clamp(min=clip.t)
         case "eps", "v":
-            return (z - value) / t.clamp(min=t_eps)
+            return (z - value) / t.clamp(min=clip.t)
         case "v", "x":
             return z + (1 - t) * value
         case "v", "eps":
             return z - t * value
         case _:
             return value
+
+
+def precondition(output: Tensor, z: Tensor, t: Tensor, kind: Preconditioner) -> Tensor:
+    """Return x = c_skip z + c_out output (Table 10), like z; at t = 0 that is the output alone, at t = 1 z alone.
+
+    Args:
+        output: of the network, (B, ...).
+        z: the noisy data that it was computed from, (B, ...).
+        t: (B,) in [0, 1].
+        kind: `linear`, or `edm` with sigma_t = (1 - t) / t multiplied out, so that nothing is divided by t.
+    """
+    t = per_sample(t, z)
+    if kind == "linear":
+        return t * z + (1 - t) * output
+    variance = t**2 * SIGMA_DATA**2 + (1 - t) ** 2
+    return t * SIGMA_DATA**2 / variance * z + SIGMA_DATA * (1 - t) / variance.sqrt() * output

@@ -1,12 +1,15 @@
 """The layers of the JiT transformer, under the official parameter names."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6
+NormKind = Literal["rmsnorm", "layernorm"]
+MlpKind = Literal["swiglu", "gelu"]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -14,13 +17,24 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
-class BottleneckPatchEmbed(nn.Module):
-    """Embed patches through a linear bottleneck (Sec. 4.4), (B, 3, H, W) -> (B, N, D)."""
+def norm_layer(kind: NormKind, width: int) -> nn.Module:
+    """Return a normalisation of vectors of this width; LayerNorm as in DiT, whose scale and shift are adaLN's alone."""
+    if kind == "rmsnorm":
+        return nn.RMSNorm(width, eps=NORM_EPS)
+    return nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
+
+
+class PatchEmbed(nn.Module):
+    """Embed patches linearly, through a bottleneck (Sec. 4.4) unless its width is 0, (B, 3, H, W) -> (B, N, D)."""
 
     def __init__(self, patch_size: int, channels: int, bottleneck_dim: int, hidden_size: int) -> None:
         super().__init__()
-        self.proj1 = nn.Conv2d(channels, bottleneck_dim, patch_size, stride=patch_size, bias=False)
-        self.proj2 = nn.Conv2d(bottleneck_dim, hidden_size, 1)
+        if bottleneck_dim:
+            self.proj1 = nn.Conv2d(channels, bottleneck_dim, patch_size, stride=patch_size, bias=False)
+            self.proj2: nn.Module = nn.Conv2d(bottleneck_dim, hidden_size, 1)
+        else:
+            self.proj1 = nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size)
+            self.proj2 = nn.Identity()
 
     def forward(self, z: Tensor) -> Tensor:
         """Embed images (B, 3, H, W) as tokens (B, N, D), row by row."""
@@ -91,56 +105,89 @@ class Rope2d(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with qk-norm and rotary positions."""
+    """Multi-head self-attention, with qk-norm and rotary positions where they are asked for."""
 
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.dropout = dropout
         head_dim = hidden_size // num_heads
-        self.q_norm = nn.RMSNorm(head_dim, eps=NORM_EPS)
-        self.k_norm = nn.RMSNorm(head_dim, eps=NORM_EPS)
+        self.q_norm = nn.RMSNorm(head_dim, eps=NORM_EPS) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(head_dim, eps=NORM_EPS) if qk_norm else nn.Identity()
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, x: Tensor, rope: Rope2d) -> Tensor:
+    def forward(self, x: Tensor, rope: nn.Module) -> Tensor:
         """Attend within tokens x (B, N, D)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind()  # (B, heads, N, head_dim)
         # In float32 under autocast too, as the official implementation does.
         q, k = rope(self.q_norm(q.float())), rope(self.k_norm(k.float()))
-        attended = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, dropout_p=dropout)
         projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
-        return projected
+        return F.dropout(projected, self.dropout, self.training)
 
 
 class SwiGLU(nn.Module):
     """Gated MLP; two thirds of the hidden width, so that it has a plain MLP's parameters."""
 
-    def __init__(self, hidden_size: int, mlp_ratio: float) -> None:
+    def __init__(self, hidden_size: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()
         inner = int(int(hidden_size * mlp_ratio) * 2 / 3)
+        self.dropout = dropout
         self.w12 = nn.Linear(hidden_size, 2 * inner)
         self.w3 = nn.Linear(inner, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens x (B, N, D)."""
         gate, value = self.w12(x).chunk(2, dim=-1)
-        transformed: Tensor = self.w3(F.silu(gate) * value)
+        transformed: Tensor = self.w3(F.dropout(F.silu(gate) * value, self.dropout, self.training))
         return transformed
+
+
+class GeluMlp(nn.Module):
+    """Plain MLP, as in DiT."""
+
+    def __init__(self, hidden_size: int, mlp_ratio: float, dropout: float) -> None:
+        super().__init__()
+        inner = int(hidden_size * mlp_ratio)
+        self.dropout = dropout
+        self.fc1 = nn.Linear(hidden_size, inner)
+        self.fc2 = nn.Linear(inner, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens x (B, N, D)."""
+        hidden = F.gelu(self.fc1(x), approximate="tanh")
+        transformed: Tensor = self.fc2(F.dropout(hidden, self.dropout, self.training))
+        return transformed
+
+
+MLPS: dict[MlpKind, type[SwiGLU] | type[GeluMlp]] = {"swiglu": SwiGLU, "gelu": GeluMlp}
 
 
 class JiTBlock(nn.Module):
     """Transformer block whose shifts, scales and gates come from the conditioning (adaLN-Zero)."""
 
-    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        mlp_ratio: float,
+        *,
+        qk_norm: bool,
+        norm: NormKind,
+        mlp: MlpKind,
+        dropout: float,
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.RMSNorm(hidden_size, eps=NORM_EPS)
-        self.attn = Attention(hidden_size, num_heads)
-        self.norm2 = nn.RMSNorm(hidden_size, eps=NORM_EPS)
-        self.mlp = SwiGLU(hidden_size, mlp_ratio)
+        self.norm1 = norm_layer(norm, hidden_size)
+        self.attn = Attention(hidden_size, num_heads, qk_norm, dropout)
+        self.norm2 = norm_layer(norm, hidden_size)
+        self.mlp = MLPS[mlp](hidden_size, mlp_ratio, dropout)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 
-    def forward(self, x: Tensor, c: Tensor, rope: Rope2d) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, rope: nn.Module) -> Tensor:
         """Transform tokens x (B, N, D) under conditioning c (B, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=-1)
         x = x + gate1.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
@@ -151,9 +198,9 @@ class JiTBlock(nn.Module):
 class FinalLayer(nn.Module):
     """Modulate tokens and project each to its patch's pixels."""
 
-    def __init__(self, hidden_size: int, out_features: int) -> None:
+    def __init__(self, hidden_size: int, out_features: int, norm: NormKind) -> None:
         super().__init__()
-        self.norm_final = nn.RMSNorm(hidden_size, eps=NORM_EPS)
+        self.norm_final = norm_layer(norm, hidden_size)
         self.linear = nn.Linear(hidden_size, out_features)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 

@@ -1,6 +1,7 @@
 """The LightningModule: Algorithm 1 around a network, an objective and a sampler."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from jitlab.diffusion.objective import Objective, Position
 from jitlab.diffusion.path import Space, interpolate
 from jitlab.diffusion.samplers import SOLVERS, linear_grid
 from jitlab.errors import RunError
-from jitlab.randomness import image_noise
+from jitlab.randomness import image_noise, seed_of
 from jitlab.training.optim import NonFiniteGuard, OptimizerSettings, build_adamw, build_schedule
 
 
@@ -71,6 +72,7 @@ class JiTModule(LightningModule):
         self.image_shape = image_shape
         self.batch_size = batch_size
         self.seed = seed
+        self.dropout = any(getattr(layer, "dropout", 0.0) > 0 for layer in network.modules())
         self.guard = NonFiniteGuard()
         self.gradient_norm = torch.zeros(())
         self._loss = torch.zeros(())
@@ -81,10 +83,11 @@ class JiTModule(LightningModule):
         x = to_signal(images)
         t, eps, y = self.objective.draw(x, labels, self.seed, self._position(len(x)))
         z = interpolate(x, eps, t)
-        output = self.network(z, t, y).float()
+        output, class_loss = self._predict(z, t, y, labels)
         errors = self.objective.errors(output, x, eps, z, t)
-        loss = self.objective.loss(errors)
-        return {"loss": loss, **{f"{space}_mse": error.detach().mean() for space, error in errors.items()}}
+        loss = self.objective.loss(errors) + sum(class_loss.values())
+        means = {f"{space}_mse": error.detach().mean() for space, error in errors.items()}
+        return {"loss": loss, **means, **{key: value.detach() for key, value in class_loss.items()}}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW and its warm-up, which advances with every step."""
@@ -119,7 +122,7 @@ class JiTModule(LightningModule):
         """Return each image's error in x, eps and v space, (B,) each, for given unit noise and t (B,)."""
         x, eps = to_signal(images), eps * self.objective.noise_scale
         z = interpolate(x, eps, t)
-        with self._precision():
+        with self._looking():
             output = self.network(z, t, labels)
         return self.objective.errors(output.float(), x, eps, z, t)
 
@@ -138,14 +141,31 @@ class JiTModule(LightningModule):
             self.sampler.guidance_scale,
             self.sampler.guidance_interval,
         )
-        with self._precision():
+        with self._looking():
             x = SOLVERS[self.sampler.solver](velocity, noise, linear_grid(self.sampler.steps))
         if not torch.isfinite(x).all():
             raise RunError(f"sampling gave non-finite values at step {self.global_step}; try more sampler.steps")
         return to_images(x)
 
-    def _precision(self) -> Any:
-        return self.trainer.precision_plugin.forward_context()
+    def _predict(self, z: Tensor, t: Tensor, y: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.dropout:
+            # Masks that a resumed run draws again: the only random numbers that layers draw themselves.
+            torch.manual_seed(seed_of("dropout", self.seed, self.global_step, self.trainer.global_rank))
+        if not self.objective.class_loss_weight:
+            return self.network(z, t, y).float(), {}
+        output, logits = self.network(z, t, y, with_logits=True)
+        return output.float(), {"class_loss": self.objective.class_loss(logits.float(), labels, z[0].numel())}
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Use the network in the run's precision and without dropout for a block."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            with self.trainer.precision_plugin.forward_context():
+                yield
+        finally:
+            self.network.train(training)
 
     def _position(self, samples: int) -> Position:
         first = self.trainer.global_rank * samples
