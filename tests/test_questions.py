@@ -1,0 +1,39 @@
+"""Every question in the repository, at every scale."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jitlab import build
+from jitlab.config import load
+
+ROOT = Path(__file__).parents[1]
+QUESTIONS = load.question_names(ROOT)
+
+
+@pytest.mark.parametrize("scale", load.scale_names(ROOT))
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_every_arm_builds_and_answers_on_the_meta_device(name, scale):
+    question = load.load_question(ROOT, name)
+    for arm in question.arms:
+        config = load.resolve(ROOT, question, scale, arm, [])
+        with torch.device("meta"):
+            module = build.build_module(config)
+            z = torch.empty(2, *module.image_shape)
+            output = module.network(z, torch.empty(2), torch.empty(2, dtype=torch.long))
+        assert output.shape == z.shape
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_every_question_says_how_to_run_it_before_anything_else(name):
+    header = (ROOT / "experiments" / f"{name}.yaml").read_text().partition("question:")[0]
+    assert f"make experiment EXP={name}\n" in header
+    assert all(line.startswith("#") for line in header.splitlines())
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_no_two_arms_of_a_question_are_the_same(name):
+    question = load.load_question(ROOT, name)
+    resolved = [load.resolve(ROOT, question, question.scale, arm, []) for arm in question.arms]
+    assert len(set(resolved)) == len(resolved)
