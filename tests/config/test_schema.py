@@ -65,6 +65,7 @@ def test_the_spaces_are_those_of_the_path():
     from jitlab.diffusion.samplers import SOLVERS
 
     assert schema.SPACES == SPACES
+    assert [name for name, solver in SOLVERS.items() if solver.stochastic] == [schema.STOCHASTIC]
     assert set(SETTINGS["sampler.solver"].metadata["choices"]) == set(SOLVERS)
 
 
