@@ -8,7 +8,8 @@ import torch
 from jitlab.diffusion.guidance import guided_velocity
 from jitlab.diffusion.objective import Objective
 from jitlab.diffusion.path import Clip, interpolate
-from jitlab.diffusion.samplers import SOLVERS, linear_grid
+from jitlab.diffusion.samplers import SOLVERS
+from jitlab.diffusion.time_grid import linear_grid
 from jitlab.models.jit import published
 from tests.golden import vectors as golden
 
@@ -51,7 +52,7 @@ def test_loss_and_every_gradient_are_the_official_ones(official):
         assert relative_error(gradients[key.removeprefix("grad/")], v[key]) < 1e-4, key
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ["euler", "heun"])
 @pytest.mark.parametrize(("scale", "interval"), [(1.0, (0.0, 1.0)), (2.9, (0.1, 1.0)), (2.9, (0.0, 1.0))])
 def test_sampled_images_are_the_official_ones(official, solver, scale, interval):
     network, v = official

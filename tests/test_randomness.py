@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitlab.randomness import image_noise, numpy_generator, seed_of, seeded, torch_generator
+from jitlab.randomness import image_noise, numpy_generator, sde_noise, seed_of, seeded, torch_generator
 
 few = settings(deadline=None, max_examples=15)
 words = st.one_of(st.integers(), st.text(max_size=5))
@@ -34,6 +34,18 @@ def test_image_noise_does_not_depend_on_the_batch(cut, seed):
     whole = image_noise(seed, range(12), (3, 4))
     parts = [image_noise(seed, part, (3, 4)) for part in (range(cut), range(cut, 12))]
     assert torch.equal(whole, torch.cat(parts))
+
+
+@few
+@given(order=st.permutations(range(6)), step=st.integers(0, 50))
+def test_sde_noise_follows_seed_index_and_step(order, step):
+    noise = sde_noise(1, range(6), step, (2, 5))
+    assert torch.equal(sde_noise(1, order, step, (2, 5)), noise[order])
+    alone = numpy_generator("sde", 1, 4, step).standard_normal(10, dtype=np.float32)
+    assert noise[4].flatten().tolist() == alone.tolist()
+    others = [sde_noise(2, range(6), step, (2, 5)), sde_noise(1, range(6), step + 1, (2, 5))]
+    for other in (*others, image_noise(1, range(6), (2, 5))):
+        assert not torch.isin(noise, other).any()
 
 
 @few

@@ -115,7 +115,10 @@ def build_module(config: Config) -> JiTModule:
         ),
         sampler=SamplerSettings(
             solver=config.sampler.solver,
+            churn=config.sampler.churn,
             steps=config.sampler.steps,
+            shift=config.sampler.shift,
+            times=config.sampler.times,
             guidance_scale=config.sampler.guidance_scale,
             guidance_interval=config.sampler.guidance_interval,
         ),

@@ -32,9 +32,21 @@ def image_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Te
 
     Image i gets the same noise on every device, in every batch, on any number of processes.
     """
-    noise = np.empty((len(indices), *shape), np.float32)
-    for row, index in zip(noise, indices, strict=True):
-        numpy_generator("image", seed, index).standard_normal(dtype=np.float32, out=row)
+    return _normal([("image", seed, index) for index in indices], shape)
+
+
+def sde_noise(seed: int, indices: Sequence[int], step: int, shape: tuple[int, ...]) -> Tensor:
+    """Draw the unit noise that an SDE adds to images `indices` in a step, as `image_noise` draws what they start from.
+
+    Returns (len(indices), *shape) float32 on the CPU.
+    """
+    return _normal([("sde", seed, index, step) for index in indices], shape)
+
+
+def _normal(positions: Sequence[tuple[int | str, ...]], shape: tuple[int, ...]) -> Tensor:
+    noise = np.empty((len(positions), *shape), np.float32)
+    for row, position in zip(noise, positions, strict=True):
+        numpy_generator(*position).standard_normal(dtype=np.float32, out=row)
     return torch.from_numpy(noise)
 
 

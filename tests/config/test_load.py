@@ -244,6 +244,12 @@ def test_a_value_out_of_range_is_told_the_range(override, says):
         ("model.hidden_size=130", "model.num_heads = 16"),
         ("model.in_context_start=4", "model.depth = 4"),
         ("sampler.guidance_interval=[0.9, 0.1]", "write [0.1, 0.9]"),
+        ("sampler.churn=2", "use sampler.solver=euler_maruyama"),
+        ("sampler.times=[0]", "from 0 to 1"),
+        ("sampler.times=[0.1, 1]", "from 0 to 1"),
+        ("sampler.times=[0, 0.9]", "from 0 to 1"),
+        ("sampler.times=[0, 0.5, 0.5, 1]", "none twice"),
+        ("sampler.times=[0, 0.7, 0.5, 1]", "rise"),
         ("train.ema_decays=[]", "at least one"),
         ("train.ema_decays=[0.9, 0.9]", "none twice"),
         ("evaluation.images=9", "data.num_classes = 10"),
@@ -271,6 +277,29 @@ def test_settings_that_do_not_fit_each_other_are_refused(override, says):
 def test_several_settings_that_do_not_fit_are_refused(overrides, key, says):
     with pytest.raises(UserError, match=f"{key} = .*{re.escape(says)}"):
         resolve_real(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where", "says"),
+    [
+        (["sampler.times=[0, 0.5, 1]"], f"{SCALE}: sampler.steps = 25", "write sampler.steps=2"),
+        (
+            ["sampler.times=[0, 0.5, 1]", "sampler.steps=2", "sampler.shift=3"],
+            f"{COMMAND_LINE}: sampler.shift = 3.0",
+            "write sampler.shift=1",
+        ),
+    ],
+)
+def test_an_explicit_time_grid_is_the_only_one(overrides, where, says):
+    with refused(where, says):
+        resolve_real(*overrides)
+
+
+def test_sampler_settings_that_fit_are_taken():
+    explicit = resolve_real("sampler.times=[0, 0.3, 1]", "sampler.steps=2").sampler
+    assert explicit.times == (0.0, 0.3, 1.0)
+    stochastic = resolve_real("sampler.solver=euler_maruyama", "sampler.churn=0.5", "sampler.shift=3").sampler
+    assert (stochastic.churn, stochastic.shift) == (0.5, 3.0)
 
 
 def test_a_conflict_is_blamed_on_the_origin_of_the_setting_that_it_names():

@@ -68,6 +68,7 @@ def test_the_spaces_are_those_of_the_path():
     assert schema.SPACES == SPACES
     assert (*SPACES, *PRECONDITIONERS) == schema.PREDICTIONS
     assert set(SETTINGS["model.mlp"].metadata["choices"]) == set(MLPS)
+    assert [name for name, solver in SOLVERS.items() if solver.stochastic] == [schema.STOCHASTIC]
     assert set(SETTINGS["sampler.solver"].metadata["choices"]) == set(SOLVERS)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitlab.diffusion.guidance import acts, guided_velocity
-from jitlab.diffusion.samplers import linear_grid
+from jitlab.diffusion.time_grid import linear_grid
 
 NULL = 9
 Y = torch.tensor([1, 2, 3])

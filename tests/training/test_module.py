@@ -6,6 +6,7 @@ import torch
 from lightning import Trainer
 
 from jitlab import build
+from jitlab.diffusion.time_grid import shifted_grid
 from jitlab.randomness import image_noise
 from jitlab.training.module import JiTModule, to_images, to_signal
 from tests.callbacks.runs import tiny_config
@@ -61,6 +62,29 @@ def test_image_is_the_same_in_every_batch(arm, scale):
     for size in (1, 3):
         parts = [made.generate(part.tolist(), labels[part]) for part in torch.arange(7).split(size)]
         assert (torch.cat(parts).int() - whole.int()).abs().max() <= 1
+
+
+def test_a_stochastic_image_is_the_same_in_every_batch_and_order():
+    made = module(sampler__solver="euler_maruyama", sampler__churn=2.0)
+    labels = torch.arange(5)
+    whole = made.generate(range(5), labels)
+    assert torch.equal(whole, made.generate(range(5), labels))
+    alone = torch.cat([made.generate([i], labels[i : i + 1]) for i in (4, 3, 2, 1, 0)]).flip(0)
+    assert (alone.int() - whole.int()).abs().max() <= 1
+    steady = module(sampler__solver="euler").generate(range(5), labels)
+    assert (steady.int() - whole.int()).abs().max() > 1
+
+
+def test_the_time_grid_is_the_one_that_is_set():
+    labels = torch.arange(3)
+
+    def images(**changes) -> torch.Tensor:
+        return module(**{f"sampler__{name}": value for name, value in changes.items()}).generate(range(3), labels)
+
+    assert torch.equal(images(), images(times=[0.0, 0.25, 0.5, 0.75, 1.0]))
+    shifted = images(shift=3.0)
+    assert not torch.equal(images(), shifted)
+    assert torch.equal(shifted, images(times=shifted_grid(4, 3.0)))
 
 
 def test_images_are_told_apart_by_number_label_and_seed():

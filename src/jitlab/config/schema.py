@@ -4,12 +4,14 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from omegaconf import MISSING
 
 SPACES = ("x", "eps", "v")
 PREDICTIONS = (*SPACES, "edm", "linear")
+STOCHASTIC = "euler_maruyama"
 MOST = 2**63 - 1
 
 
@@ -90,8 +92,17 @@ class Objective:
 class Sampler:
     """How images are generated."""
 
-    solver: str = setting("heun", "solver of dz/dt = v", choices=("euler", "heun"))
+    solver: str = setting(
+        "heun", "solver of dz/dt = v, or of an SDE with its marginals", choices=("euler", "heun", "ab2", STOCHASTIC)
+    )
+    churn: float = setting(1.0, f"strength of the noise that {STOCHASTIC} adds on the way", within="(0, inf)")
     steps: int = setting(50, "steps from t = 0 to t = 1", within="[1, inf)")
+    shift: float = setting(
+        1.0, "factor on (1 - t) / t of the even time grid; above 1 more steps near the noise", within="[0.01, 100]"
+    )
+    times: tuple[float, ...] = setting(
+        (), "the time grid in full, from 0 to 1; empty for the even one", within="[0, 1]"
+    )
     guidance_scale: float = setting(1.0, "classifier-free guidance; 1 is none", within="[0, inf)")
     guidance_interval: tuple[float, float] = setting((0.1, 1.0), "t in which guidance acts", within="[0, 1]")
     clip_one_minus_t: float = setting(0.05, "least value of a denominator 1 - t in sampling", within="(0, 1)")
@@ -185,6 +196,7 @@ def _inside(value: float, within: str) -> bool:
 def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (setting, what is wrong and how to mend it) for settings that do not fit each other."""
     yield from _model_conflicts(config)
+    yield from _sampler_conflicts(config.sampler)
     low, high = config.sampler.guidance_interval
     if low >= high:
         fix = f"write [{high}, {low}]" if low > high else "the first number must be below the second"
@@ -237,3 +249,17 @@ def _class_head_conflicts(config: Config) -> Iterator[tuple[str, str]]:
             f"would show the class to blocks that must not see it; use model.class_head_block = "
             f"{model.class_head_block} or more",
         )
+
+
+def _sampler_conflicts(sampler: Sampler) -> Iterator[tuple[str, str]]:
+    if sampler.churn != Sampler.churn and sampler.solver != STOCHASTIC:
+        yield "sampler.churn", f"{sampler.solver} adds no noise; use sampler.solver={STOCHASTIC} or leave churn out"
+    times, steps = sampler.times, len(sampler.times) - 1
+    if not times:
+        return
+    if times[0] != 0 or times[-1] != 1 or any(t >= later for t, later in pairwise(times)):
+        yield "sampler.times", "expected times that rise from 0 to 1, none twice, such as [0, 0.3, 0.7, 1]"
+    elif sampler.steps != steps:
+        yield "sampler.steps", f"sampler.times has {steps} steps; write sampler.steps={steps}"
+    if sampler.shift != 1:
+        yield "sampler.shift", "sampler.times is used as it is; write sampler.shift=1, or sampler.times=[] for a grid"

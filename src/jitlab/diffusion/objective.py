@@ -61,7 +61,7 @@ class Objective:
         """Return each sample's mean squared error in x, eps and v space, (B,) each.
 
         The target takes the route of the prediction, clips included. So an exact network has no error
-        anywhere, and x-prediction's v-error is |output - x|² / max(1 - t, t_eps)², as in the official
+        anywhere, and x-prediction's v-error is |output - x|² / max(1 - t, clip)², as in the official
         implementation.
         """
         predicted, source = self._read(output, z, t)

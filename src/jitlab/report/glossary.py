@@ -24,7 +24,7 @@ _MEANINGS = tuple(
         ),
         (
             r"val/(x|eps|v)_mse",
-            r"Mean squared error in \1 space on a fixed held-out batch, whatever the arm predicts; within t_eps of "
+            r"Mean squared error in \1 space on a fixed held-out batch, whatever the arm predicts; within the clips of "
             r"t = 0 and t = 1 the clips of the arm’s own conversions count.",
         ),
         (r"train/loss", "Each arm’s own objective: not comparable between arms."),

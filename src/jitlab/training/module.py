@@ -14,18 +14,26 @@ from torch.optim import Optimizer
 from jitlab.diffusion.guidance import guided_velocity
 from jitlab.diffusion.objective import Objective, Position
 from jitlab.diffusion.path import Space, interpolate
-from jitlab.diffusion.samplers import SOLVERS, linear_grid
+from jitlab.diffusion.samplers import SOLVERS, Churn
+from jitlab.diffusion.time_grid import time_grid
 from jitlab.errors import RunError
-from jitlab.randomness import image_noise, seed_of
+from jitlab.randomness import image_noise, sde_noise, seed_of
 from jitlab.training.optim import NonFiniteGuard, OptimizerSettings, build_adamw, build_schedule
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How images are generated: solver, steps, and guidance within an interval of t."""
+    """How images are generated: solver, time grid, and guidance within an interval of t.
+
+    `churn` is the strength of an SDE solver's noise. `times` is the grid in full; where it is empty, the grid has
+    `steps` steps and is shifted by `shift`.
+    """
 
     solver: str
+    churn: float
     steps: int
+    shift: float
+    times: tuple[float, ...]
     guidance_scale: float
     guidance_interval: tuple[float, float]
 
@@ -132,7 +140,13 @@ class JiTModule(LightningModule):
 
         Image i is the same whatever the batch or process that it is generated in.
         """
-        noise = image_noise(self.seed, indices, self.image_shape).to(self.device) * self.objective.noise_scale
+
+        def scaled(noise: Tensor) -> Tensor:
+            return noise.to(self.device) * self.objective.noise_scale
+
+        noise = scaled(image_noise(self.seed, indices, self.image_shape))
+        churn = Churn(self.sampler.churn, lambda step: scaled(sde_noise(self.seed, indices, step, self.image_shape)))
+        times = time_grid(self.sampler.steps, self.sampler.shift, self.sampler.times)
         velocity = guided_velocity(
             self.network,
             lambda output, z, t: self.objective.velocity(output.float(), z, t),
@@ -142,7 +156,7 @@ class JiTModule(LightningModule):
             self.sampler.guidance_interval,
         )
         with self._looking():
-            x = SOLVERS[self.sampler.solver](velocity, noise, linear_grid(self.sampler.steps))
+            x = SOLVERS[self.sampler.solver](velocity, noise, times, churn)
         if not torch.isfinite(x).all():
             raise RunError(f"sampling gave non-finite values at step {self.global_step}; try more sampler.steps")
         return to_images(x)
