@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jitlab.config import published, schema
+from jitlab.config.axes import read_axes
 from jitlab.config.published import Published
 from jitlab.config.schema import Config
 from jitlab.errors import UserError, nearest
@@ -31,6 +32,7 @@ class Question:
     arms: dict[str, dict[str, Any]]
     published: dict[str, Published]
     at: dict[str, dict[str, dict[str, Any]]]
+    axes: dict[str, str]
 
     def arms_at(self, scale: str) -> dict[str, dict[str, Any]]:
         """Return every arm's settings at a scale, by dotted name: those of `at` win over those of `arms`."""
@@ -76,7 +78,7 @@ def load_question(root: Path, name: str) -> Question:
         raise UserError(f"experiments/{name}.yaml: no such experiment; {nearest(name, question_names(root))}")
     file = f"experiments/{name}.yaml"
     content = _read_yaml(root, file)
-    expected = ["question", "source", "scale", "arms", "published", "at"]
+    expected = ["question", "source", "scale", "arms", "published", "at", "axes"]
     for key in content:
         if key not in expected:
             raise UserError(f"{file}: {key}: unknown key; {nearest(str(key), expected)}")
@@ -98,6 +100,7 @@ def load_question(root: Path, name: str) -> Question:
         arms={arm: dict(_leaves(_mapping(file, f"arms.{arm}", fields))) for arm, fields in arms.items()},
         published=_published(root, file, content.get("published"), list(arms)),
         at=_at_scales(root, file, content.get("at"), list(arms)),
+        axes=read_axes(file, content.get("axes")),
     )
 
 
