@@ -273,7 +273,7 @@ def _write_facts(plan: Plan, link: str) -> None:
             "question": plan.question.question,
             "source": plan.question.source,
             "arms": list(plan.question.arms),
-            "differs": plan.question.arms,
+            "differs": plan.question.arms_at(plan.scale),
             "colors": _colors(plan.question),
             # Seeds that an earlier call ran stay in the report.
             "seeds": max([plan.seeds, *(record.seed + 1 for record in _records(plan).values())]),

@@ -21,13 +21,22 @@ arms:
 DIGITS = (ROOT / "experiments/scales/digits.yaml").read_text()
 
 
+FIGURES = """\
+t:
+  a: {table: Table 1, metric: m, values: {x: 1, v: 2.5}}
+  rows: {table: Table 2, metric: m, values: {r: {x: 3, v: 4}, s: {x: 5, v: .nan}}}
+"""
+
+
 class Repository:
     """A repository of its own, whose question `q` and scale `digits` a test may spoil."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / "experiments" / "scales").mkdir(parents=True)
+        (root / "experiments" / "published").mkdir()
         self.write(QUESTION)
+        self.write(FIGURES, "experiments/published/figures.yaml")
         shutil.copy(ROOT / "experiments/scales/digits.yaml", root / "experiments/scales")
 
     def write(self, content, file="experiments/q.yaml") -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jitlab.config import load, schema
 from jitlab.config.load import COMMAND_LINE
+from jitlab.config.published import Published
 from jitlab.config.schema import Config
 from jitlab.errors import UserError
 from tests.config.conftest import DIGITS, QUESTION, ROOT, refused
@@ -396,17 +397,15 @@ def test_a_file_that_is_no_yaml_is_named(repo, content):
         (QUESTION.replace("x: {", "a/b: {"), "arms.a/b", "an arm's name"),
         (QUESTION.replace("x: {", "..: {"), "arms..", "an arm's name"),
         (QUESTION + "published: 5\n", "published = 5", "'key: value' pairs"),
-        (QUESTION + "published: {digits: {metric: a}}\n", "published.digits", "metric, table and values"),
-        (
-            QUESTION + "published: {digits: {metric: a, table: b, values: {xx: 1}}}\n",
-            "published.digits.values.xx",
-            "did you mean 'x'?",
-        ),
-        (
-            QUESTION + "published: {digits: {metric: a, table: b, values: {x: low}}}\n",
-            "published.digits.values.x = 'low'",
-            "expected a finite number",
-        ),
+        (QUESTION + "published: {digits: 5}\n", "published.digits = 5", "expected the path of a table"),
+        (QUESTION + "published: {digits: t.b}\n", "published.digits = 't.b'", "expected one of a, rows"),
+        (QUESTION + "published: {digits: t}\n", "published.digits = 't'", "keys table, metric and values"),
+        (QUESTION + "published: {digits: t.a.x}\n", "published.digits = 't.a.x'", "a row of one"),
+        (QUESTION + "published: {digits: t.rows.r.x.y}\n", "published.digits", "no such table"),
+        (QUESTION.replace("x: {", "xx: {") + "published: {digits: t.a}\n", "published.digits", "did you mean 'xx'?"),
+        (QUESTION + "at: {digit: {}}\n", "at.digit", "did you mean 'digits'?"),
+        (QUESTION + "at: {digits: {xx: {}}}\n", "at.digits.xx", "did you mean 'x'?"),
+        (QUESTION + "at: {digits: {x: 5}}\n", "at.digits.x = 5", "'key: value' pairs"),
     ],
 )
 def test_a_malformed_question_names_file_and_key(repo, content, where, says):
@@ -518,22 +517,31 @@ def test_a_configuration_of_a_run_that_is_no_text_is_named(tmp_path):
         load.from_yaml(path)
 
 
-def test_numbers_as_keys_of_published_figures_are_refused(repo):
-    repo.write(QUESTION + "published: {digits: {1: 2}}\n")
-    with refused(f"{Q}: published.digits", "metric, table and values"):
+def test_published_figures_come_from_a_table_or_a_row_of_it(repo):
+    repo.write(QUESTION + "published: {256: t.a, big: t.rows.r}\n")
+    found = repo.question().published
+    assert found["256"] == Published("m", "Table 1", {"x": 1, "v": 2.5})
+    assert found["big"] == Published("m", "Table 2", {"x": 3, "v": 4})
+
+
+def test_rows_and_columns_flatten_to_the_names_of_arms(repo):
+    repo.write(QUESTION.replace("x: {", "r_x: {").replace("v: {", "r_v: {") + "published: {digits: t}\n")
+    repo.write("t: {table: T, metric: m, values: {r: {x: 3, v: 4}}}\n", "experiments/published/figures.yaml")
+    assert repo.question().published["digits"].values == {"r_x": 3, "r_v": 4}
+
+
+def test_published_figures_are_finite(repo):
+    repo.write(QUESTION + "published: {digits: t.rows.s}\n")
+    with refused("experiments/published/figures.yaml: t.rows.s: v = nan", "expected a finite number"):
         repo.question()
 
 
-def test_published_figures_are_found_by_the_name_of_their_scale(repo):
-    repo.write(QUESTION + "published: {256: {metric: a, table: b, values: {x: 1}}}\n")
-    assert "256" in repo.question().published
-
-
-@pytest.mark.parametrize("value", [".nan", ".inf"])
-def test_published_figures_are_finite(repo, value):
-    repo.write(QUESTION + f"published: {{digits: {{metric: a, table: b, values: {{x: {value}}}}}}}\n")
-    with refused(f"{Q}: published.digits.values.x"):
-        repo.question()
+def test_an_arm_takes_the_settings_of_its_scale_over_its_own(repo):
+    repo.write(QUESTION + "at: {digits: {x: {objective: {prediction: eps, t_eps: 0.2}}}}\n")
+    objective = repo.resolve().objective
+    assert (objective.prediction, objective.t_eps) == ("eps", 0.2)
+    assert repo.question().arms_at("elsewhere") == repo.question().arms
+    assert repo.resolve(arm="v").objective.prediction == "v"
 
 
 @pytest.mark.parametrize("fields", ["{objectivee: {}}", "{objective: {prediction: {}}}"])

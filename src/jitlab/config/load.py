@@ -1,7 +1,6 @@
 """From YAML and command line to one checked `Config`; every error names its file, key, value and fix."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,20 +11,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jitlab.config import schema
+from jitlab.config import published, schema
+from jitlab.config.axes import read_axes
+from jitlab.config.published import Published
 from jitlab.config.schema import Config
 from jitlab.errors import UserError, nearest
 
 COMMAND_LINE = "command line"
-
-
-@dataclass(frozen=True)
-class Published:
-    """Figures that a paper reports for the arms of a question at one scale."""
-
-    metric: str
-    table: str
-    values: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -39,6 +31,12 @@ class Question:
     scale: str
     arms: dict[str, dict[str, Any]]
     published: dict[str, Published]
+    at: dict[str, dict[str, dict[str, Any]]]
+    axes: dict[str, str]
+
+    def arms_at(self, scale: str) -> dict[str, dict[str, Any]]:
+        """Return every arm's settings at a scale, by dotted name: those of `at` win over those of `arms`."""
+        return {arm: fields | self.at.get(scale, {}).get(arm, {}) for arm, fields in self.arms.items()}
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def load_question(root: Path, name: str) -> Question:
         raise UserError(f"experiments/{name}.yaml: no such experiment; {nearest(name, question_names(root))}")
     file = f"experiments/{name}.yaml"
     content = _read_yaml(root, file)
-    expected = ["question", "source", "scale", "arms", "published"]
+    expected = ["question", "source", "scale", "arms", "published", "at", "axes"]
     for key in content:
         if key not in expected:
             raise UserError(f"{file}: {key}: unknown key; {nearest(str(key), expected)}")
@@ -100,7 +98,9 @@ def load_question(root: Path, name: str) -> Question:
         source=content["source"].strip(),
         scale=content["scale"],
         arms={arm: dict(_leaves(_mapping(file, f"arms.{arm}", fields))) for arm, fields in arms.items()},
-        published=_published(file, content.get("published"), list(arms)),
+        published=_published(root, file, content.get("published"), list(arms)),
+        at=_at_scales(root, file, content.get("at"), list(arms)),
+        axes=read_axes(file, content.get("axes")),
     )
 
 
@@ -114,7 +114,7 @@ def resolve(root: Path, question: Question, scale: str, arm: str, overrides: lis
         raise UserError(f"{question.file}: arms.{arm}: no such arm; {nearest(arm, list(question.arms))}")
     found = _scale_settings(root, scale)
     arm_origin = f"{question.file} (arm {arm})"
-    found |= {key: Setting(value, arm_origin) for key, value in question.arms[arm].items()}
+    found |= {key: Setting(value, arm_origin) for key, value in question.arms_at(scale)[arm].items()}
     found |= {key: Setting(value, COMMAND_LINE) for key, value in parse_overrides(overrides)}
     if "seed" in found:
         raise UserError(f"{found['seed'].origin}: seed: is set for each run by the experiment; use --seeds N")
@@ -217,21 +217,26 @@ def _spelling_fault(field: dataclasses.Field[Any], value: Any) -> str | None:
     return None
 
 
-def _published(file: str, content: Any, arms: list[str]) -> dict[str, Published]:
-    published = {}
-    for scale, entry in _mapping(file, "published", content or {}).items():
-        key = f"published.{scale}"
-        entry = {str(name): value for name, value in _mapping(file, key, entry).items()}
-        if set(entry) != {"metric", "table", "values"}:
-            raise UserError(f"{file}: {key}: expected the keys metric, table and values, found {', '.join(entry)}")
-        values = _mapping(file, f"{key}.values", entry["values"])
-        for arm, value in values.items():
+def _published(root: Path, file: str, content: Any, arms: list[str]) -> dict[str, Published]:
+    references = _mapping(file, "published", content or {})
+    tables = _read_yaml(root, published.FILE) if references else {}
+    return {
+        str(scale): published.select(file, f"published.{scale}", path, tables, arms)
+        for scale, path in references.items()
+    }
+
+
+def _at_scales(root: Path, file: str, content: Any, arms: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for scale, of_scale in _mapping(file, "at", content or {}).items():
+        if scale not in scale_names(root):
+            raise UserError(f"{file}: at.{scale}: no such scale; {nearest(str(scale), scale_names(root))}")
+        found[scale] = {}
+        for arm, fields in _mapping(file, f"at.{scale}", of_scale).items():
             if arm not in arms:
-                raise UserError(f"{file}: {key}.values.{arm}: no such arm; {nearest(str(arm), arms)}")
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-                raise UserError(f"{file}: {key}.values.{arm} = {value!r}: expected a finite number")
-        published[str(scale)] = Published(str(entry["metric"]), str(entry["table"]), values)
-    return published
+                raise UserError(f"{file}: at.{scale}.{arm}: no such arm; {nearest(str(arm), arms)}")
+            found[scale][arm] = dict(_leaves(_mapping(file, f"at.{scale}.{arm}", fields)))
+    return found
 
 
 def _read_yaml(root: Path, file: str) -> dict[str, Any]:
