@@ -21,6 +21,7 @@ def make_repository(root: Path) -> Path:
     experiments = Path(__file__).parents[1] / "experiments"
     (root / "experiments" / "scales").mkdir(parents=True)
     shutil.copy(experiments / "noise_vs_x.yaml", root / "experiments")
+    shutil.copytree(experiments / "published", root / "experiments" / "published")
     (root / "experiments" / "scales" / "tiny.yaml").write_text(TINY)
     return root
 

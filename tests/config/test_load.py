@@ -537,9 +537,9 @@ def test_published_figures_are_finite(repo):
 
 
 def test_an_arm_takes_the_settings_of_its_scale_over_its_own(repo):
-    repo.write(QUESTION + "at: {digits: {x: {objective: {prediction: eps, t_eps: 0.2}}}}\n")
+    repo.write(QUESTION + "at: {digits: {x: {objective: {prediction: eps, clip_one_minus_t: 0.2}}}}\n")
     objective = repo.resolve().objective
-    assert (objective.prediction, objective.t_eps) == ("eps", 0.2)
+    assert (objective.prediction, objective.clip_one_minus_t) == ("eps", 0.2)
     assert repo.question().arms_at("elsewhere") == repo.question().arms
     assert repo.resolve(arm="v").objective.prediction == "v"
 
