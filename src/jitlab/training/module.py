@@ -1,6 +1,7 @@
 """The LightningModule: Algorithm 1 around a network, an objective and a sampler."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +146,8 @@ class JiTModule(LightningModule):
         return to_images(x)
 
     def _precision(self) -> Any:
-        return self.trainer.precision_plugin.forward_context()
+        # Without a Trainer, whoever generates has chosen the precision around the call.
+        return nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
 
     def _position(self, samples: int) -> Position:
         first = self.trainer.global_rank * samples
