@@ -97,7 +97,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Read a jitlab checkpoint; raises UserError where it is missing, damaged or something else."""
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a checkpoint in it, such as {path / 'last.ckpt'}")
-    content = AtomicCheckpointIO().load_checkpoint(path)
+    # The official file keeps its command line as a Namespace, and is to be known for what it is.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content: Any = AtomicCheckpointIO().load_checkpoint(path)
     if isinstance(content, dict) and official.MODEL in content:
         raise UserError(f"{path}: is in the official layout; first: jitlab checkpoint import {path} --out FILE.ckpt")
     for key in ("state_dict", CHECKPOINT_KEY, CONFIG_KEY):
