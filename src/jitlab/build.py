@@ -17,9 +17,11 @@ from jitlab.callbacks.ema import Ema
 from jitlab.callbacks.evaluation import Evaluation, EvaluationSettings
 from jitlab.callbacks.progress import TerminalProgress
 from jitlab.callbacks.sample_grid import SampleGrid
+from jitlab.callbacks.saved_config import SavedConfig
 from jitlab.callbacks.stop import StopRequest
 from jitlab.callbacks.throughput import Throughput
 from jitlab.callbacks.training_log import TrainingLog
+from jitlab.config import load
 from jitlab.config.schema import Config
 from jitlab.datasets import digits
 from jitlab.datasets.datamodule import ShardDataModule
@@ -189,6 +191,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: ShardDataModule
         config.evaluation.every_steps,
         config.evaluation.grid_every_steps,
     )
+    saved_config = SavedConfig(load.to_yaml(config))
     checkpointing = Checkpointing(context.checkpoint, saved_every, context.stop, context.on_saved)
     _quieten_lightning()
     return Trainer(
@@ -199,7 +202,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: ShardDataModule
         devices=1,
         precision=_precision(config.train.precision),
         logger=context.loggers,
-        callbacks=[ema, throughput, training_log, progress, checkpointing, grid, evaluation],
+        callbacks=[ema, saved_config, throughput, training_log, progress, checkpointing, grid, evaluation],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=context.checkpoint.parent,
         use_distributed_sampler=False,
@@ -216,6 +219,12 @@ def hardware() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def precision_context(config: Config) -> torch.autocast:
+    """Return the arithmetic that runs use, for generating without a Trainer."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(device, torch.bfloat16, enabled=_precision(config.train.precision) == "bf16-mixed")
 
 
 def _precision(precision: str) -> Literal["32-true", "bf16-mixed"]:

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from jitlab.errors import UserError
+from jitlab.errors import RunError, UserError
 
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT_RUN_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -26,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"jitlab: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except RunError as error:
+        print(f"jitlab: {error}", file=sys.stderr)
+        return EXIT_RUN_ERROR
     except OSError as error:
         print(f"jitlab: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -105,6 +108,61 @@ def verify_data(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+def sample(arguments: argparse.Namespace) -> int:
+    """Draw images from a checkpoint."""
+    from jitlab.console import console
+    from jitlab.sample import Request, sample
+
+    settings = {"guidance_scale": arguments.cfg, "steps": arguments.steps, "solver": arguments.solver}
+    request = Request(
+        classes=arguments.classes,
+        count=arguments.count,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        overrides=[f"sampler.{key}={value}" for key, value in settings.items() if value is not None],
+        weights=arguments.weights,
+        grid=arguments.grid,
+        trajectory=arguments.trajectory,
+    )
+    terminal = console()
+    files = sample(arguments.checkpoint, arguments.out, request, terminal)
+    terminal.print(f"{arguments.out}: {', '.join(file.name for file in files)}", soft_wrap=True)
+    return 0
+
+
+def import_checkpoint(arguments: argparse.Namespace) -> int:
+    """Make a jitlab checkpoint of one in the official layout."""
+    from jitlab.checkpoint_files import import_official
+
+    config = import_official(
+        arguments.checkpoint, arguments.out, arguments.in_context_start, arguments.ema_decays, arguments.overrides
+    )
+    model = config.model
+    print(
+        f"{arguments.out}: {config.data.image_size} px in patches of {model.patch_size}, width {model.hidden_size}, "
+        f"depth {model.depth}, {model.num_heads} heads, {config.data.num_classes} classes, "
+        f"averages {', '.join(f'{decay:g}' for decay in config.train.ema_decays)}"
+    )
+    return 0
+
+
+def export_checkpoint(arguments: argparse.Namespace) -> int:
+    """Write a jitlab checkpoint in the official layout, or one set of its weights as safetensors."""
+    from jitlab.checkpoint_files import export_official, export_safetensors
+
+    if arguments.format == "safetensors":
+        if arguments.ema_decays:
+            raise UserError("--ema-decays: belongs to --format official; use --weights ema0.9999")
+        label = export_safetensors(arguments.checkpoint, arguments.out, arguments.weights)
+        print(f"{arguments.out}: {label} of {arguments.checkpoint}")
+        return 0
+    if arguments.weights:
+        raise UserError("--weights: belongs to --format safetensors; use --ema-decays to choose the two averages")
+    export_official(arguments.checkpoint, arguments.out, arguments.ema_decays)
+    print(f"{arguments.out}: {arguments.checkpoint} in the official layout")
+    return 0
+
+
 def list_experiments(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every verb has the same form
     """List questions and scales."""
     from jitlab.config.load import load_question, question_names, repository, scale_names
@@ -139,7 +197,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes no positional words after an option; overrides may stand anywhere.
-    if rest and (arguments.verb is not run or any(word.startswith("-") for word in rest)):
+    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
@@ -153,6 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(verbs.add_parser("report", help=report.__doc__, description=report.__doc__))
     _add_ui(verbs.add_parser("ui", help=ui.__doc__, description=ui.__doc__))
     _add_data(verbs.add_parser("data", help="Build and verify shards.", description="Build and verify shards."))
+    _add_sample(verbs.add_parser("sample", help=sample.__doc__, description=sample.__doc__))
+    about = "Take over and write checkpoints in the official layout."
+    _add_checkpoint(verbs.add_parser("checkpoint", help=about, description=about))
     _add_list(verbs.add_parser("list", help="List experiments or settings.", description="List what there is."))
     return parser
 
@@ -195,6 +256,42 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     verify.set_defaults(verb=verify_data)
 
 
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--classes", type=_whole_numbers, required=True, help="labels, such as 207,360")
+    parser.add_argument("--count", type=_at_least_one, default=1, help="images of each class")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--cfg", help="guidance scale; the checkpoint's own where not given, as for what follows")
+    parser.add_argument("--steps", help="steps from noise to image")
+    parser.add_argument("--solver", help="such as heun")
+    parser.add_argument("--weights", help="raw or ema0.9999; the first average where not given")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise; image i has the same in every batch")
+    parser.add_argument("--batch-size", type=_at_least_one, default=16, help="images drawn at a time")
+    parser.add_argument("--grid", action="store_true", help="write one picture, a row for each class")
+    parser.add_argument("--trajectory", action="store_true", help="also write z and the predicted x over t")
+    parser.set_defaults(verb=sample)
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    taken = verbs.add_parser("import", help=import_checkpoint.__doc__, description=import_checkpoint.__doc__)
+    taken.add_argument("checkpoint", type=Path, help="a file with model, model_ema1 and model_ema2")
+    taken.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that no tensor says")
+    taken.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    taken.add_argument("--in-context-start", type=int, help="block of the first class tokens; that of the paper's size")
+    decays = "of model_ema1 and model_ema2, such as 0.9999,0.9996"
+    taken.add_argument("--ema-decays", type=_two_numbers, default=(0.9999, 0.9996), metavar="D,D", help=decays)
+    taken.set_defaults(verb=import_checkpoint)
+    written = verbs.add_parser("export", help=export_checkpoint.__doc__, description=export_checkpoint.__doc__)
+    written.add_argument("checkpoint", type=Path)
+    written.add_argument("--out", type=Path, required=True, help="the file to write")
+    written.add_argument("--format", choices=["official", "safetensors"], default="official")
+    written.add_argument("--weights", help="for safetensors: raw or ema0.9999; the first average where not given")
+    decays = "averages to write as model_ema1 and model_ema2; the first two where not given"
+    written.add_argument("--ema-decays", type=_two_numbers, metavar="D,D", help=decays)
+    written.set_defaults(verb=export_checkpoint)
+
+
 def _add_list(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(required=True, metavar="WHAT")
     for name, verb in {"experiments": list_experiments, "settings": list_settings}.items():
@@ -205,6 +302,21 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of 1 or more")
     return int(text)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"'{text}': expected whole numbers, such as 207,360")
+    return [int(word) for word in words]
+
+
+def _two_numbers(text: str) -> tuple[float, float]:
+    try:
+        first, second = map(float, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}': expected two numbers, such as 0.9999,0.9996") from error
+    return first, second
 
 
 def _label(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,24 @@ def from_yaml(path: Path) -> Config:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: cannot be read: {_first_line(error)}; --fresh starts the run over") from error
-    found = {key: Setting(value, str(path)) for key, value in _leaves(_mapping(str(path), "", content))}
-    seed = found.pop("seed", Setting(0, str(path))).value
-    return _checked(found, str(path), seed)
+    return assemble(dict(_leaves(_mapping(str(path), "", content))), str(path))
+
+
+def from_text(text: str, origin: str) -> Config:
+    """Read `to_yaml`'s text back; raises UserError naming `origin` where it no longer fits the schema."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(text))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{origin}: cannot be read: {_first_line(error)}") from error
+    return assemble(dict(_leaves(_mapping(origin, "", content))), origin)
+
+
+def assemble(values: Mapping[str, Any], origin: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the checked Config of settings by dotted name, `seed` among them, and `key=value` overrides."""
+    found = {key: Setting(_plain(value), origin) for key, value in values.items()}
+    found |= {key: Setting(value, COMMAND_LINE) for key, value in parse_overrides(list(overrides))}
+    seed = found.pop("seed", Setting(0, origin)).value
+    return _checked(found, origin, seed)
 
 
 def differing(configs: Mapping[str, Config]) -> list[str]:

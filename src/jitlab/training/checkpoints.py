@@ -12,6 +12,8 @@ from lightning.fabric.utilities.types import _PATH
 from jitlab.errors import UserError
 from jitlab.files import write_bytes
 
+CONFIG_KEY = "config"
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Saves beside the old checkpoint, syncs to disk and renames, so that a crash leaves one that loads."""

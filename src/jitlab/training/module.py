@@ -1,7 +1,7 @@
 """The LightningModule: Algorithm 1 around a network, an objective and a sampler."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,7 +176,8 @@ class JiTModule(LightningModule):
         training = self.network.training
         self.network.eval()
         try:
-            with self.trainer.precision_plugin.forward_context():
+            # Without a Trainer, whoever generates has chosen the precision around the call.
+            with nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context():
                 yield
         finally:
             self.network.train(training)
