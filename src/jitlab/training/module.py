@@ -17,11 +17,12 @@ from jitlab.diffusion.samplers import SOLVERS, linear_grid
 from jitlab.errors import RunError
 from jitlab.randomness import image_noise
 from jitlab.training.optim import NonFiniteGuard, OptimizerSettings, build_adamw, build_schedule
+from jitlab.training.signal import Signal
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How images are generated: solver, steps, and guidance within an interval of t."""
+    """How samples are generated: solver, steps, and guidance within an interval of t."""
 
     solver: str
     steps: int
@@ -29,18 +30,8 @@ class SamplerSettings:
     guidance_interval: tuple[float, float]
 
 
-def to_signal(images: Tensor) -> Tensor:
-    """Turn uint8 images into x with values in [-1, 1], float32."""
-    return images.float() / 127.5 - 1
-
-
-def to_images(x: Tensor) -> Tensor:
-    """Turn x into uint8 images, rounded; values outside [-1, 1] are clipped."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 class JiTModule(LightningModule):
-    """Trains a network to predict x, eps or v, and generates images with it."""
+    """Trains a network to predict x, eps or v, and generates samples with it."""
 
     def __init__(
         self,
@@ -48,7 +39,7 @@ class JiTModule(LightningModule):
         objective: Objective,
         sampler: SamplerSettings,
         optimizer: OptimizerSettings,
-        image_shape: tuple[int, int, int],
+        signal: Signal,
         batch_size: int,
         seed: int,
     ) -> None:
@@ -59,16 +50,16 @@ class JiTModule(LightningModule):
             objective: what the output means, and its loss.
             sampler: how to generate.
             optimizer: how to optimise.
-            image_shape: (C, H, W) of an image.
-            batch_size: images of an optimizer step, over all processes.
-            seed: of noise, t, dropped labels and generated images.
+            signal: the shape of a sample, and the way from and to how it is stored.
+            batch_size: samples of an optimizer step, over all processes.
+            seed: of noise, t, dropped labels and generated samples.
         """
         super().__init__()
         self.network = network
         self.objective = objective
         self.sampler = sampler
         self.optimizer_settings = optimizer
-        self.image_shape = image_shape
+        self.signal = signal
         self.batch_size = batch_size
         self.seed = seed
         self.guard = NonFiniteGuard()
@@ -76,9 +67,9 @@ class JiTModule(LightningModule):
         self._loss = torch.zeros(())
 
     def training_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, Tensor]:
-        """Take one step of Algorithm 1 on images (B, C, H, W) uint8 and labels (B,); the keys are not looked at."""
-        images, labels, _ = batch
-        x = to_signal(images)
+        """Take one step of Algorithm 1 on stored samples (B, ...) and labels (B,); the keys are not looked at."""
+        samples, labels, _ = batch
+        x = self.signal.to_signal(samples)
         t, eps, y = self.objective.draw(x, labels, self.seed, self._position(len(x)))
         z = interpolate(x, eps, t)
         output = self.network(z, t, y).float()
@@ -115,9 +106,9 @@ class JiTModule(LightningModule):
         self.refuse_non_finite()
 
     @torch.no_grad()
-    def errors_at(self, images: Tensor, labels: Tensor, eps: Tensor, t: Tensor) -> dict[Space, Tensor]:
-        """Return each image's error in x, eps and v space, (B,) each, for given unit noise and t (B,)."""
-        x, eps = to_signal(images), eps * self.objective.noise_scale
+    def errors_at(self, samples: Tensor, labels: Tensor, eps: Tensor, t: Tensor) -> dict[Space, Tensor]:
+        """Return each sample's error in x, eps and v space, (B,) each, for given unit noise and t (B,)."""
+        x, eps = self.signal.to_signal(samples), eps * self.objective.noise_scale
         z = interpolate(x, eps, t)
         with self._precision():
             output = self.network(z, t, labels)
@@ -125,11 +116,11 @@ class JiTModule(LightningModule):
 
     @torch.no_grad()
     def generate(self, indices: Sequence[int], labels: Tensor) -> Tensor:
-        """Generate the images with these numbers and labels, (B, C, H, W) uint8.
+        """Generate the samples with these numbers and labels, (B, ...) as the data set stores them.
 
-        Image i is the same whatever the batch or process that it is generated in.
+        Sample i is the same whatever the batch or process that it is generated in.
         """
-        noise = image_noise(self.seed, indices, self.image_shape).to(self.device) * self.objective.noise_scale
+        noise = image_noise(self.seed, indices, self.signal.shape).to(self.device) * self.objective.noise_scale
         velocity = guided_velocity(
             self.network,
             lambda output, z, t: self.objective.velocity(output.float(), z, t),
@@ -142,7 +133,7 @@ class JiTModule(LightningModule):
             x = SOLVERS[self.sampler.solver](velocity, noise, linear_grid(self.sampler.steps))
         if not torch.isfinite(x).all():
             raise RunError(f"sampling gave non-finite values at step {self.global_step}; try more sampler.steps")
-        return to_images(x)
+        return self.signal.from_signal(x)
 
     def _precision(self) -> Any:
         return self.trainer.precision_plugin.forward_context()
