@@ -112,7 +112,7 @@ def test_shards_that_changed_under_a_run_are_refused(repository, capsys):
     status.write_text(status.read_text().replace(json.loads(index.read_text())["fingerprint"], "0" * 64))
     capsys.readouterr()
     line = mistake(capsys, "run", "noise_vs_x", "--scale", "tiny", *TWO_STEPS, "--arms", "x")
-    assert "the shards are not those of run x" in line
+    assert "the data are not those of run x" in line
 
 
 def test_a_server_that_cannot_be_reached_is_told_before_anything_is_built(repository, capsys, monkeypatch):

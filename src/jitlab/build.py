@@ -13,6 +13,7 @@ from lightning.pytorch.loggers.logger import Logger
 from rich.console import Console
 
 from jitlab.callbacks.checkpointing import Checkpointing
+from jitlab.callbacks.drawing import Draw, draw_images, draw_points
 from jitlab.callbacks.ema import Ema
 from jitlab.callbacks.evaluation import Evaluation, EvaluationSettings
 from jitlab.callbacks.progress import TerminalProgress
@@ -23,17 +24,24 @@ from jitlab.callbacks.throughput import Throughput
 from jitlab.callbacks.training_log import TrainingLog
 from jitlab.config import load
 from jitlab.config.schema import Config
-from jitlab.datasets import digits
+from jitlab.datasets import digits, spiral
 from jitlab.datasets.datamodule import ShardDataModule
 from jitlab.datasets.shards import INDEX_FILE, Index
+from jitlab.datasets.spiral import SpiralDataModule
 from jitlab.diffusion.objective import Objective
 from jitlab.diffusion.path import Clip
+from jitlab.metrics.images import ImageMeasure
+from jitlab.metrics.measure import Measure
+from jitlab.metrics.points import PointMeasure
 from jitlab.models.jit import JiT
+from jitlab.models.mlp import MLP
 from jitlab.randomness import seeded
 from jitlab.training.checkpoints import AtomicCheckpointIO
 from jitlab.training.module import JiTModule, SamplerSettings
 from jitlab.training.optim import OptimizerSettings
+from jitlab.training.signal import Signal, image_signal, point_signal
 
+DataModule = ShardDataModule | SpiralDataModule
 CHANNELS = 3
 # What Lightning says to users who hold it directly, and what jitlab has taken care of.
 SETTLED_WARNINGS = (
@@ -49,16 +57,30 @@ def data_folder(config: Config, root: Path) -> Path:
     return root / config.data.path
 
 
+def data_place(config: Config, root: Path) -> str:
+    """Say where the samples come from, for messages."""
+    return "the spiral" if config.data.source == spiral.NAME else str(data_folder(config, root))
+
+
+def num_classes(config: Config) -> int:
+    """Return the number of classes; points have one."""
+    return spiral.NUM_CLASSES if config.data.source == spiral.NAME else config.data.num_classes
+
+
 def build_data(config: Config, root: Path) -> Index | None:
     """Build the shards where they are missing and can be made from what is installed; return their index if so."""
+    if config.data.source == spiral.NAME:
+        return None
     folder = data_folder(config, root)
     if (folder / INDEX_FILE).exists():
         return None
     return digits.build_digits(folder, config.data.image_size)
 
 
-def build_datamodule(config: Config, root: Path) -> ShardDataModule:
-    """Open the shards; raises UserError where they are missing, damaged or others than the settings say."""
+def build_datamodule(config: Config, root: Path) -> DataModule:
+    """Open the data; raises UserError where shards are missing, damaged or others than the settings say."""
+    if config.data.source == spiral.NAME:
+        return SpiralDataModule(config.data.ambient_dim, config.train.batch_size, config.seed, config.data.workers)
     folder = data_folder(config, root)
     return ShardDataModule(
         folder=folder,
@@ -72,9 +94,11 @@ def build_datamodule(config: Config, root: Path) -> ShardDataModule:
     )
 
 
-def build_network(config: Config) -> JiT:
+def build_network(config: Config) -> JiT | MLP:
     """Return the network with the initial weights that belong to the seed, the same for every arm."""
     with seeded("weights", config.seed):
+        if config.model.architecture == "mlp":
+            return MLP(config.data.ambient_dim, config.model.hidden_size, config.model.depth)
         return JiT(
             image_size=config.data.image_size,
             patch_size=config.model.patch_size,
@@ -96,6 +120,27 @@ def build_network(config: Config) -> JiT:
         )
 
 
+def build_signal(config: Config) -> Signal:
+    """Return what a sample is to the network."""
+    if config.data.source == spiral.NAME:
+        return point_signal(config.data.ambient_dim)
+    return image_signal(CHANNELS, config.data.image_size)
+
+
+def build_measure(config: Config, datamodule: DataModule) -> Measure:
+    """Return what is measured of generated samples."""
+    if isinstance(datamodule, SpiralDataModule):
+        return PointMeasure(datamodule.true_points(config.evaluation.images), datamodule.projection)
+    return ImageMeasure(datamodule.reference_images, config.model.patch_size)
+
+
+def build_draw(datamodule: DataModule) -> Draw:
+    """Return what draws generated samples."""
+    if isinstance(datamodule, SpiralDataModule):
+        return draw_points(datamodule.projection, spiral.curve())
+    return draw_images
+
+
 def build_module(config: Config) -> JiTModule:
     """Return network, objective, sampler and optimizer settings as one LightningModule."""
     network = build_network(config)
@@ -112,7 +157,7 @@ def build_module(config: Config) -> JiTModule:
             clip=Clip(config.objective.clip_one_minus_t, config.objective.clip_t),
             sampling_clip=Clip(config.sampler.clip_one_minus_t, config.sampler.clip_t),
             label_drop=config.objective.label_drop,
-            null_label=config.data.num_classes,
+            null_label=num_classes(config),
             class_loss_weight=config.objective.class_loss_weight,
         ),
         sampler=SamplerSettings(
@@ -130,7 +175,7 @@ def build_module(config: Config) -> JiTModule:
             weight_decay=config.train.weight_decay,
             betas=config.train.betas,
         ),
-        image_shape=(CHANNELS, config.data.image_size, config.data.image_size),
+        signal=build_signal(config),
         batch_size=config.train.batch_size,
         seed=config.seed,
     )
@@ -148,7 +193,7 @@ class RunContext:
     on_saved: Callable[[int], None]
 
 
-def build_trainer(config: Config, module: JiTModule, datamodule: ShardDataModule, context: RunContext) -> Trainer:
+def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, context: RunContext) -> Trainer:
     """Return a Trainer with all callbacks; each of them sees what those before it did in the same step."""
     every, batch_size = config.train.log_every_steps, config.train.batch_size
     ema = Ema(module, config.train.ema_decays)
@@ -166,10 +211,9 @@ def build_trainer(config: Config, module: JiTModule, datamodule: ShardDataModule
             held_out_every_steps=config.evaluation.held_out_every_steps,
             images=config.evaluation.images,
             batch_size=config.evaluation.batch_size,
-            num_classes=config.data.num_classes,
-            patch_size=config.model.patch_size,
+            num_classes=num_classes(config),
         ),
-        reference_images=datamodule.reference_images,
+        measure=build_measure(config, datamodule),
         held_out=datamodule.held_out(config.evaluation.held_out_images),
         pause=throughput.paused,
         progress=report,
@@ -180,7 +224,8 @@ def build_trainer(config: Config, module: JiTModule, datamodule: ShardDataModule
         every_steps=config.evaluation.grid_every_steps,
         images=config.evaluation.grid_images,
         batch_size=config.evaluation.batch_size,
-        num_classes=config.data.num_classes,
+        num_classes=num_classes(config),
+        draw=build_draw(datamodule),
         pause=throughput.paused,
         progress=report,
     )

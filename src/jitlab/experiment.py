@@ -27,9 +27,15 @@ from jitlab.run import CHECKPOINT_FILE, CONFIG_FILE, Mirror, RunKey, execute_run
 from jitlab.run_record import COMPLETE, FAILED, KILLED, RunRecord, read_record
 
 LOCAL_SERVER = "http://127.0.0.1:5000"
-SUMMARY_METRICS = ("eval/fd_pixels", "eval/off_manifold", "val/v_mse")
+SUMMARY_METRICS = {
+    "digits": ("eval/fd_pixels", "eval/off_manifold", "val/v_mse"),
+    "spiral": ("eval/spiral_distance", "eval/off_plane", "val/v_mse"),
+}
 # Distinct for the colour-blind too (Okabe and Ito); an arm keeps its colour in every run, chart and report.
-COLORS = ("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d31", "#555555")
+COLORS = (
+    *("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d31", "#555555"),
+    *("#332288", "#aa4499", "#999933", "#44aa99"),  # for questions of more arms
+)
 EXIT_COMPLETE, EXIT_FAILED, EXIT_KILLED = 0, 1, 130
 
 
@@ -253,11 +259,11 @@ def _prepare_data(plan: Plan, console: Console) -> None:
             images = sum(len(shard.keys) for shards in index.splits.values() for shard in shards)
             console.print(f"built {images} images of {config.data.source} in {config.data.path}")
     for key, config in plan.configs.items():
-        fingerprint = build.build_datamodule(config, plan.root).index.fingerprint
+        fingerprint = build.build_datamodule(config, plan.root).fingerprint
         for name, record in _records(plan).items():
             if record.arm == key.arm and record.data_fingerprint not in (None, fingerprint):
                 raise UserError(
-                    f"{build.data_folder(config, plan.root)}: the shards are not those of run {name}; "
+                    f"{build.data_place(config, plan.root)}: the data are not those of run {name}; "
                     "restore them, or --fresh starts over, or --name NAME keeps both"
                 )
 
@@ -278,12 +284,17 @@ def _write_facts(plan: Plan, link: str) -> None:
             # Seeds that an earlier call ran stay in the report.
             "seeds": max([plan.seeds, *(record.seed + 1 for record in _records(plan).values())]),
             "published": published and published.__dict__,
-            "summary_metrics": SUMMARY_METRICS,
+            "summary_metrics": _summary_metrics(plan),
             "link": link,
             "command": plan.command,
             "ui_command": plan.ui_command,
         },
     )
+
+
+def _summary_metrics(plan: Plan) -> list[str]:
+    sources = dict.fromkeys(config.data.source for config in plan.configs.values())
+    return list(dict.fromkeys(metric for source in sources for metric in SUMMARY_METRICS[source]))
 
 
 def _records(plan: Plan) -> dict[str, RunRecord]:

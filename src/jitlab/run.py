@@ -82,7 +82,7 @@ def execute_run(
         record = record.written(
             folder,
             parameters=sum(p.numel() for p in module.network.parameters()),
-            data_fingerprint=datamodule.index.fingerprint,
+            data_fingerprint=datamodule.fingerprint,
         )
         context = build.RunContext(key.name, checkpoint, [mlflow, log], console, stop, saved)
         trainer = build.build_trainer(config, module, datamodule, context)

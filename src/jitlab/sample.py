@@ -15,7 +15,8 @@ from jitlab import build
 from jitlab.checkpoint_files import open_checkpoint
 from jitlab.config import load
 from jitlab.errors import UserError
-from jitlab.training.module import JiTModule, to_images
+from jitlab.training.module import JiTModule
+from jitlab.training.signal import to_images
 
 COLUMNS = 8
 TRAJECTORY_TIMES = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -84,6 +85,8 @@ def sample(path: Path, out: Path, request: Request, console: Console) -> list[Pa
     checkpoint = open_checkpoint(path)
     overrides = [*request.overrides, f"seed={request.seed}", "train.compile=false"]
     config = load.assemble(load.flat(checkpoint.config), str(path), overrides)
+    if not config.data.num_classes:
+        raise UserError(f"{path}: data.source = {config.data.source}: samples are points, not images; use its grids")
     for label in request.classes:
         if label >= config.data.num_classes:
             raise UserError(f"--classes {label}: no such class; {path} knows 0 to {config.data.num_classes - 1}")

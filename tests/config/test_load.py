@@ -38,10 +38,23 @@ def test_every_question_resolves_at_its_own_scale_and_its_arms_differ(name):
 
 @pytest.mark.parametrize("scale", load.scale_names(ROOT))
 @pytest.mark.parametrize("name", load.question_names(ROOT))
-def test_every_question_resolves_at_every_scale(name, scale):
+def test_every_question_resolves_at_every_scale_that_has_what_it_varies(name, scale):
     question = load.load_question(ROOT, name)
-    for arm in question.arms:
-        load.resolve(ROOT, question, scale, arm, [], seed=3)
+    own = load.resolve(ROOT, question, question.scale, next(iter(question.arms)), [])
+    chosen = (
+        {"data.source": "spiral", "model.architecture": "mlp"}
+        if scale == "spiral"
+        else {"data.source": "digits", "model.architecture": "jit"}
+    )
+    varied = {key for fields in question.arms.values() for key in fields}
+    assert not any(schema.idle(key, load.flat(own)) for key in varied)
+    for arm, fields in question.arms.items():
+        idle = [key for key in fields if schema.idle(key, chosen)]
+        if any(fields[key] != schema.idle_value(schema.settings()[key]) for key in idle):
+            with refused(f"{question.file} (arm {arm}): ", "has no effect with", "remove it"):
+                load.resolve(ROOT, question, scale, arm, [])
+        else:
+            load.resolve(ROOT, question, scale, arm, [], seed=3)
 
 
 @pytest.mark.parametrize("folder", ["experiments", "experiments/scales"])
@@ -578,3 +591,49 @@ def test_a_newline_in_the_input_does_not_break_the_line(override):
 
 def test_finite_defaults():
     assert all(not isinstance(f.default, float) or math.isfinite(f.default) for f in schema.settings().values())
+
+
+# Settings without effect.
+
+
+def spiral(repo, more="") -> None:
+    repo.write(
+        "data: {source: spiral, ambient_dim: 8}\nmodel: {architecture: mlp, hidden_size: 8, depth: 2}\n"
+        "train: {steps: 1, batch_size: 1}\nevaluation: {every_steps: 1, images: 2, held_out_every_steps: 1, "
+        "grid_every_steps: 1}\n" + more,
+        "experiments/scales/spiral.yaml",
+    )
+
+
+def test_what_has_no_effect_is_not_asked_for_and_not_taken(repo):
+    spiral(repo)
+    assert repo.resolve(scale="spiral").data.ambient_dim == 8
+    assert repo.resolve("data.flip=false", scale="spiral").data.flip is False
+    with refused("command line: model.num_heads = 2: has no effect with model.architecture = mlp; remove it"):
+        repo.resolve("model.num_heads=2", scale="spiral")
+    spiral(repo, "sampler: {guidance_interval: [0.2, 0.8]}\n")
+    with refused("experiments/scales/spiral.yaml: sampler.guidance_interval = [0.2, 0.8]: has no effect with"):
+        repo.resolve(scale="spiral")
+
+
+def test_a_network_that_does_not_take_the_data_is_refused_with_the_one_that_does(repo):
+    spiral(repo)
+    with refused("command line: model.architecture = mlpp: expected one of jit, mlp; did you mean 'mlp'?"):
+        repo.resolve("model.architecture=mlpp", scale="spiral")
+    with refused("command line: data.source = spirral: expected one of digits, spiral; did you mean 'spiral'?"):
+        repo.resolve("data.source=spirral", scale="spiral")
+    with refused("command line: model.architecture = mlp: does not take data.source = digits; use jit"):
+        repo.resolve("model.architecture=mlp")
+    with refused("experiments/scales/spiral.yaml: model.architecture = mlp: does not take data.source = digits"):
+        repo.resolve("data.source=digits", scale="spiral")
+    with refused("experiments/scales/digits.yaml: model.architecture = jit: does not take data.source = spiral"):
+        repo.write(
+            (ROOT / "experiments/scales/digits.yaml")
+            .read_text()
+            .split("model:")[0]
+            .replace(
+                "data: {source: digits, path: data/digits32, image_size: 32, num_classes: 10}", "data: {source: spiral}"
+            ),
+            "experiments/scales/digits.yaml",
+        )
+        repo.resolve()

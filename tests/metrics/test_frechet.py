@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import scipy.linalg  # type: ignore[import-untyped]
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

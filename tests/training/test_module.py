@@ -8,7 +8,8 @@ from lightning import Trainer
 from jitlab import build
 from jitlab.diffusion.time_grid import shifted_grid
 from jitlab.randomness import image_noise
-from jitlab.training.module import JiTModule, to_images, to_signal
+from jitlab.training.module import JiTModule
+from jitlab.training.signal import to_images, to_signal
 from tests.callbacks.runs import tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")

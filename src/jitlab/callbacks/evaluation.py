@@ -1,6 +1,6 @@
-"""Generates images, measures them against the training set, and measures the network on a held-out batch."""
+"""Generates samples, measures them against the training set, and measures the network on a held-out batch."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -11,9 +11,7 @@ from torch import Tensor
 from jitlab.callbacks.ema import Ema
 from jitlab.callbacks.run_log import log_metrics, metric_is_missing
 from jitlab.callbacks.schedule import AfterCheckpoint, due
-from jitlab.metrics.features import EXTRACTORS, metric_name
-from jitlab.metrics.frechet import Moments, RunningMoments, frechet_distance
-from jitlab.metrics.manifold import Manifold, patches
+from jitlab.metrics.measure import Measure
 from jitlab.randomness import image_noise
 from jitlab.training.ema import Averages
 from jitlab.training.module import JiTModule
@@ -31,7 +29,6 @@ class EvaluationSettings:
     images: int
     batch_size: int
     num_classes: int
-    patch_size: int
 
 
 class Evaluation(AfterCheckpoint):
@@ -44,7 +41,7 @@ class Evaluation(AfterCheckpoint):
         self,
         ema: Ema,
         settings: EvaluationSettings,
-        reference_images: Callable[[], Iterable[Tensor]],
+        measure: Measure,
         held_out: tuple[Tensor, Tensor],
         pause: Callable[[], AbstractContextManager[None]],
         progress: Callable[[str, int, int], None],
@@ -55,20 +52,19 @@ class Evaluation(AfterCheckpoint):
         Args:
             ema: the averages to evaluate.
             settings: how often and how much.
-            reference_images: yields the training images, (B, C, H, W) uint8.
-            held_out: images and labels of the fixed held-out batch.
+            measure: what is measured of generated samples.
+            held_out: samples and labels of the fixed held-out batch.
             pause: keeps a block out of the throughput.
             progress: is told (what, images done, images in all).
             warn: is told what the researcher should know.
         """
         self.ema = ema
         self.settings = settings
-        self.reference_images = reference_images
+        self.measure = measure
         self.held_out = held_out
         self.pause = pause
         self.progress = progress
         self.warn = warn
-        self._reference: tuple[dict[str, Moments], Manifold] | None = None
 
     def missing(self, trainer: Trainer) -> bool:
         """Say whether generated images or the held-out batch are due to be measured and were not."""
@@ -94,36 +90,21 @@ class Evaluation(AfterCheckpoint):
             log_metrics(trainer, metrics)
 
     def _generation_is_missing(self, trainer: Trainer) -> bool:
-        return due(trainer, self.settings.every_steps) and metric_is_missing(trainer, "eval/off_manifold")
+        return due(trainer, self.settings.every_steps) and metric_is_missing(trainer, self.measure.key)
 
     def _held_out_is_missing(self, trainer: Trainer) -> bool:
         return due(trainer, self.settings.held_out_every_steps) and metric_is_missing(trainer, "val/v_mse")
 
     def _generated(self, module: JiTModule, trainer: Trainer, what: str) -> dict[str, float]:
-        features, manifold = self._fit_reference(module.device)
-        moments: dict[str, RunningMoments] = {}
+        measurement = self.measure.start(module.device)
         numbers = torch.arange(trainer.global_rank, self.settings.images, trainer.world_size)
         done = 0
         for part in numbers.split(self.settings.batch_size):
             # Balanced: image i is of class i modulo the number of classes.
-            images = module.generate(part.tolist(), part % self.settings.num_classes)
-            _add(moments, images, self.settings.patch_size)
+            measurement.add(module.generate(part.tolist(), part % self.settings.num_classes))
             done += len(part) * trainer.world_size
             self.progress(f"evaluating {what}", min(done, self.settings.images), self.settings.images)
-        generated = {name: running.compute() for name, running in moments.items()}
-        distances = {
-            f"eval/{metric_name(name)}": frechet_distance(features[name], generated[name]) for name in EXTRACTORS
-        }
-        return {**distances, "eval/off_manifold": manifold.off_share(generated["patches"])}
-
-    def _fit_reference(self, device: torch.device) -> tuple[dict[str, Moments], Manifold]:
-        if self._reference is None:
-            moments: dict[str, RunningMoments] = {}
-            for images in self.reference_images():
-                _add(moments, images.to(device), self.settings.patch_size, pooled=False)
-            real = {name: running.compute() for name, running in moments.items()}
-            self._reference = real, Manifold.fit(real["patches"])
-        return self._reference
+        return measurement.compute()
 
     def _held_out_errors(self, module: JiTModule) -> dict[str, float]:
         images, labels = (tensor.to(module.device) for tensor in self.held_out)
@@ -133,7 +114,7 @@ class Evaluation(AfterCheckpoint):
             # Fixed noise, and times spread evenly over the bin: the same for every arm and step.
             t = (bin_number + (torch.arange(len(images), device=module.device) + 0.5) / len(images)) / T_BINS
             first = bin_number * len(images)
-            eps = image_noise(0, range(first, first + len(images)), module.image_shape).to(module.device)
+            eps = image_noise(0, range(first, first + len(images)), module.signal.shape).to(module.device)
             for space, error in self._errors(module, images, labels, eps, t).items():
                 metrics[f"val/{space}_mse_t{(bin_number + 0.5) / T_BINS:.1f}"] = error
                 totals[f"val/{space}_mse"] = totals.get(f"val/{space}_mse", 0.0) + error / T_BINS
@@ -156,14 +137,3 @@ class Evaluation(AfterCheckpoint):
                 "so its figures say little; train longer or lower train.ema_decays"
             )
         return share
-
-
-def _add(moments: dict[str, RunningMoments], images: Tensor, patch_size: int, pooled: bool = True) -> None:
-    vectors = {name: extract(images) for name, extract in EXTRACTORS.items()}
-    vectors["patches"] = patches(images, patch_size)
-    for name, rows in vectors.items():
-        if name not in moments:
-            # Every process sees all reference images, so theirs are not summed over processes.
-            running = RunningMoments(rows.shape[1], sync_on_compute=pooled)
-            moments[name] = running.to(images.device)
-        moments[name].update(rows)

@@ -5,16 +5,14 @@ from contextlib import AbstractContextManager
 
 import torch
 from lightning import Trainer
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
+from jitlab.callbacks.drawing import Draw
 from jitlab.callbacks.ema import Ema
 from jitlab.callbacks.run_log import image_is_missing, log_image
 from jitlab.callbacks.schedule import AfterCheckpoint, due
 from jitlab.training.module import JiTModule
-
-COLUMNS = 8
 
 
 def grid_labels(count: int, num_classes: int) -> Tensor:
@@ -32,6 +30,7 @@ class SampleGrid(AfterCheckpoint):
         images: int,
         batch_size: int,
         num_classes: int,
+        draw: Draw,
         pause: Callable[[], AbstractContextManager[None]],
         progress: Callable[[str, int, int], None],
     ) -> None:
@@ -39,6 +38,7 @@ class SampleGrid(AfterCheckpoint):
         self.every_steps = every_steps
         self.batch_size = batch_size
         self.labels = grid_labels(images, num_classes)
+        self.draw = draw
         self.pause = pause
         self.progress = progress
 
@@ -58,10 +58,9 @@ class SampleGrid(AfterCheckpoint):
     def _keys(self) -> dict[str, float | None]:
         return {"raw": None, **{f"ema{decay:g}": decay for decay in self.ema.decays}}
 
-    def _grid(self, module: JiTModule, key: str) -> Image.Image:
+    def _grid(self, module: JiTModule, key: str) -> Image:
         parts = []
         for numbers in torch.arange(len(self.labels)).split(self.batch_size):
             parts.append(module.generate(numbers.tolist(), self.labels[numbers]).cpu())
             self.progress(f"drawing {key}", int(numbers[-1]) + 1, len(self.labels))
-        grid = make_grid(torch.cat(parts), nrow=COLUMNS, padding=0)
-        return Image.fromarray(grid.permute(1, 2, 0).numpy())
+        return self.draw(torch.cat(parts))

@@ -195,18 +195,47 @@ def _checked(found: dict[str, Setting], default_origin: str, seed: int) -> Confi
             OmegaConf.update(typed, key, given.value)
         except OmegaConfBaseException as error:
             raise UserError(f"{given.origin}: {key} = {given.value!r}: {_type_fault(fields[key], error)}") from error
-    for key, field in fields.items():
-        origin = found[key].origin if key in found else default_origin
-        value = OmegaConf.select(typed, key)
-        if value is None:
-            raise UserError(f"{origin}: {key}: is missing; add it ({field.metadata['doc']})")
-        if fault := schema.range_fault(field, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value):
-            raise UserError(f"{origin}: {key} = {value}: {fault}")
+    for key in schema.DECIDING:
+        _check_value(found, key, typed, default_origin)
+    idle = _refuse_idle(found, typed, default_origin)
+    for key in fields:
+        if key not in idle:
+            _check_value(found, key, typed, default_origin)
     config: Config = OmegaConf.to_object(typed)  # type: ignore[assignment]
     for key, fault in schema.conflicts(config):
         origin = found[key].origin if key in found else default_origin
         raise UserError(f"{origin}: {key} = {_plain(_at(config, key))}: {fault}")
     return config
+
+
+def _check_value(found: dict[str, Setting], key: str, typed: DictConfig, default_origin: str) -> None:
+    field = schema.settings()[key]
+    origin = found[key].origin if key in found else default_origin
+    value = OmegaConf.select(typed, key)
+    if value is None:
+        raise UserError(f"{origin}: {key}: is missing; add it ({field.metadata['doc']})")
+    if fault := schema.range_fault(field, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value):
+        raise UserError(f"{origin}: {key} = {value}: {fault}")
+
+
+def _refuse_idle(found: dict[str, Setting], typed: DictConfig, default_origin: str) -> set[str]:
+    """Fill in the settings that have no effect and return them; raises UserError where one was given a value."""
+    choices = {key: OmegaConf.select(typed, key) for key in schema.DECIDING}
+    if fault := schema.misfit(choices):
+        key = "model.architecture"
+        origin = found[key].origin if key in found else default_origin
+        raise UserError(f"{origin}: {key} = {choices[key]}: {fault}")
+    idle = set()
+    for key, field in schema.settings().items():
+        if reason := schema.idle(key, choices):
+            nothing = schema.idle_value(field)
+            if key in found and OmegaConf.select(typed, key) != OmegaConf.create({"value": nothing}).value:
+                raise UserError(
+                    f"{found[key].origin}: {key} = {found[key].value}: has no effect with {reason}; remove it"
+                )
+            OmegaConf.update(typed, key, nothing)
+            idle.add(key)
+    return idle
 
 
 def _make_writable(config: DictConfig) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,6 +12,18 @@ from omegaconf import MISSING
 SPACES = ("x", "eps", "v")
 PREDICTIONS = (*SPACES, "edm", "linear")
 STOCHASTIC = "euler_maruyama"
+# What decides which of the others have an effect.
+DECIDING = ("data.source", "model.architecture")
+# What has no effect where samples are points, or images, and what the MLP and a network without classes know of.
+IMAGE_SETTINGS = ("data.path", "data.image_size", "data.num_classes", "data.flip")
+POINT_SETTINGS = ("data.ambient_dim",)
+CLASS_SETTINGS = (
+    "objective.label_drop",
+    "objective.class_loss_weight",
+    "sampler.guidance_scale",
+    "sampler.guidance_interval",
+)
+MLP_SETTINGS = ("model.architecture", "model.hidden_size", "model.depth")
 MOST = 2**63 - 1
 
 
@@ -35,23 +47,25 @@ def setting(
 
 @dataclass(frozen=True)
 class Data:
-    """Where the images come from."""
+    """Where the samples come from."""
 
-    source: str = setting(MISSING, "data set that the shards hold", choices=("digits",))
+    source: str = setting(MISSING, "data set: images in shards, or a spiral of points", choices=("digits", "spiral"))
     path: str = setting(MISSING, "folder of the shards, relative to the repository or absolute", neutral=True)
     image_size: int = setting(MISSING, "height and width of an image, pixels", within="[8, inf)")
     num_classes: int = setting(MISSING, "classes; the label of no class is one more", within="[1, inf)")
+    ambient_dim: int = setting(MISSING, "dimensions that the spiral is placed in", within="[2, inf)")
     flip: bool = setting(False, "mirror every image with probability one half")
     workers: int = setting(0, "loader processes of each training process", within="[0, 256]", neutral=True)
 
 
 @dataclass(frozen=True)
 class Model:
-    """The JiT transformer (Table 9)."""
+    """The JiT transformer (Table 9), or the toy experiment's MLP (Sec. 3.3)."""
 
+    architecture: str = setting("jit", "network: jit for images, mlp for points", choices=("jit", "mlp"))
     patch_size: int = setting(MISSING, "height and width of a patch, pixels", within="[1, inf)")
-    hidden_size: int = setting(MISSING, "width of a token", within="[4, inf)")
-    depth: int = setting(MISSING, "transformer blocks", within="[1, inf)")
+    hidden_size: int = setting(MISSING, "width of a token, or of the MLP's hidden layers", within="[4, inf)")
+    depth: int = setting(MISSING, "transformer blocks, or linear layers of the MLP", within="[1, inf)")
     num_heads: int = setting(MISSING, "attention heads", within="[1, inf)")
     mlp_ratio: float = setting(4.0, "hidden width of a block's MLP over hidden_size", within="(0, inf)")
     bottleneck_dim: int = setting(MISSING, "width of the patch embedding's bottleneck; 0 for none", within="[0, inf)")
@@ -193,6 +207,33 @@ def _inside(value: float, within: str) -> bool:
     return above and below
 
 
+def misfit(choices: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with a `model.architecture` that does not take the samples of `data.source`."""
+    fitting = "mlp" if choices["data.source"] == "spiral" else "jit"
+    if choices["model.architecture"] == fitting:
+        return None
+    return f"does not take data.source = {choices['data.source']}; use {fitting}, at a scale made for it"
+
+
+def idle(key: str, choices: Mapping[str, Any]) -> str | None:
+    """Return the choice, as `setting = word`, that leaves setting `key` without effect; None where it has one.
+
+    `choices` holds the values of the `DECIDING` settings.
+    """
+    points = choices["data.source"] == "spiral"
+    if key in IMAGE_SETTINGS if points else key in POINT_SETTINGS:
+        return f"data.source = {choices['data.source']}"
+    without_classes = key in CLASS_SETTINGS or (key.startswith("model.") and key not in MLP_SETTINGS)
+    if choices["model.architecture"] == "mlp" and without_classes:
+        return "model.architecture = mlp"
+    return None
+
+
+def idle_value(field: dataclasses.Field[Any]) -> Any:
+    """Return what a setting without effect holds: its default, else nothing or zero."""
+    return field.type() if field.default == MISSING else field.default  # type: ignore[operator]
+
+
 def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (setting, what is wrong and how to mend it) for settings that do not fit each other."""
     yield from _model_conflicts(config)
@@ -213,6 +254,8 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
 
 def _model_conflicts(config: Config) -> Iterator[tuple[str, str]]:
     model, size = config.model, config.data.image_size
+    if model.architecture == "mlp":
+        return
     if size % model.patch_size:
         fits = ", ".join(str(p) for p in range(1, size + 1) if size % p == 0)
         yield "model.patch_size", f"does not divide data.image_size = {size}; use one of {fits}"

@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from jitlab.datasets.positioned import PositionedDataModule
 from jitlab.datasets.shards import Index, open_index
-from jitlab.datasets.stream import PositionSampler, Reference, ShardImages
+from jitlab.datasets.stream import Reference, ShardImages
 from jitlab.errors import UserError
 
 
-class ShardDataModule(LightningDataModule):
-    """Streams shards; its state is a position, from which the samples that follow are known."""
+class ShardDataModule(PositionedDataModule):
+    """Streams shards."""
 
     def __init__(
         self,
@@ -43,65 +41,18 @@ class ShardDataModule(LightningDataModule):
         Raises:
             UserError: for missing or damaged shards, or shards that do not fit these settings.
         """
-        super().__init__()
         self.folder = folder
         self.index = open_index(folder, build_command)
-        self.batch_size = batch_size
-        self.workers = workers
         self._check_fit(image_size, num_classes)
-        self.images = ShardImages(folder, self.index.splits["train"], seed, flip, self.index.build_command)
-        self.seed = seed
-        if batch_size > len(self.images):
-            raise UserError(
-                f"train.batch_size = {batch_size}: is more than the {len(self.images)} training images of {folder}; "
-                f"use at most {len(self.images)}"
-            )
-        self._restored = (0, 0)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Return the whole batches of an epoch; the rest of the images sit out, other ones every epoch."""
-        return len(self.images) // self.batch_size
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of this process's part of every batch, from the restored position on."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size % world_size:
-            raise UserError(
-                f"train.batch_size = {self.batch_size}: cannot be shared by {world_size} processes; use a multiple"
-            )
-        sizes = [len(shard.keys) for shard in self.images.shards]
-        sampler = PositionSampler(sizes, self.batch_size, self.seed, rank, world_size, self._position)
-        return DataLoader(
-            self.images,
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.workers > 0,
+        shards = self.index.splits["train"]
+        super().__init__(
+            folder, [len(shard.keys) for shard in shards], self.index.fingerprint, batch_size, seed, workers
         )
+        self.images = ShardImages(folder, shards, seed, flip, self.index.build_command)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position after the batches that were trained on, and which shards it is a position in."""
-        epoch, batch = self._position()
-        return {"epoch": epoch, "batch": batch, "fingerprint": self.index.fingerprint}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a position; Lightning does so before it asks for the loader.
-
-        Raises UserError where the shards are not those of the checkpoint.
-        """
-        if state_dict["fingerprint"] != self.index.fingerprint:
-            raise UserError(
-                f"{self.folder}: these are not the shards that the checkpoint was trained on (fingerprint "
-                f"{self.index.fingerprint[:12]}, expected {state_dict['fingerprint'][:12]}); restore them, or --fresh"
-            )
-        self._restored = (state_dict["epoch"], state_dict["batch"])
-
-    def _position(self) -> tuple[int, int]:
-        # One batch a step: the loader may have read ahead, the optimizer has not.
-        steps = self.trainer.global_step if self.trainer else 0
-        epoch, batch = divmod(steps, self.batches_per_epoch)
-        return max((epoch, batch), self._restored)
+    def train_set(self) -> ShardImages:
+        """Return the training images, flipped where they are to be."""
+        return self.images
 
     def held_out(self, count: int) -> tuple[Tensor, Tensor]:
         """Return the first `count` held-out images (count, 3, H, W) uint8 and their labels (count,)."""

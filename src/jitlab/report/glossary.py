@@ -19,6 +19,15 @@ _MEANINGS = tuple(
             "patches’ variance (real patches: at most 0.01); lower is better.",
         ),
         (
+            r"eval/spiral_distance",
+            "Mean distance by which generated points, seen in the spiral’s plane, must be moved to lie one by one on "
+            "as many true points (exact 1-Wasserstein distance; the spiral’s radius is 1); lower is better.",
+        ),
+        (
+            r"eval/off_plane",
+            "Share of the generated points’ energy outside the spiral’s plane (true points: 0); lower is better.",
+        ),
+        (
             r"train/(x|eps|v)_mse",
             r"Mean squared error in \1 space on training batches, whatever the arm predicts.",
         ),

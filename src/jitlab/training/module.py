@@ -19,11 +19,12 @@ from jitlab.diffusion.time_grid import time_grid
 from jitlab.errors import RunError
 from jitlab.randomness import image_noise, sde_noise, seed_of
 from jitlab.training.optim import NonFiniteGuard, OptimizerSettings, build_adamw, build_schedule
+from jitlab.training.signal import Signal
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How images are generated: solver, time grid, and guidance within an interval of t.
+    """How samples are generated: solver, time grid, and guidance within an interval of t.
 
     `churn` is the strength of an SDE solver's noise. `times` is the grid in full; where it is empty, the grid has
     `steps` steps and is shifted by `shift`.
@@ -38,18 +39,8 @@ class SamplerSettings:
     guidance_interval: tuple[float, float]
 
 
-def to_signal(images: Tensor) -> Tensor:
-    """Turn uint8 images into x with values in [-1, 1], float32."""
-    return images.float() / 127.5 - 1
-
-
-def to_images(x: Tensor) -> Tensor:
-    """Turn x into uint8 images, rounded; values outside [-1, 1] are clipped."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 class JiTModule(LightningModule):
-    """Trains a network to predict x, eps or v, and generates images with it."""
+    """Trains a network to predict x, eps or v, and generates samples with it."""
 
     def __init__(
         self,
@@ -57,7 +48,7 @@ class JiTModule(LightningModule):
         objective: Objective,
         sampler: SamplerSettings,
         optimizer: OptimizerSettings,
-        image_shape: tuple[int, int, int],
+        signal: Signal,
         batch_size: int,
         seed: int,
     ) -> None:
@@ -68,16 +59,16 @@ class JiTModule(LightningModule):
             objective: what the output means, and its loss.
             sampler: how to generate.
             optimizer: how to optimise.
-            image_shape: (C, H, W) of an image.
-            batch_size: images of an optimizer step, over all processes.
-            seed: of noise, t, dropped labels and generated images.
+            signal: the shape of a sample, and the way from and to how it is stored.
+            batch_size: samples of an optimizer step, over all processes.
+            seed: of noise, t, dropped labels and generated samples.
         """
         super().__init__()
         self.network = network
         self.objective = objective
         self.sampler = sampler
         self.optimizer_settings = optimizer
-        self.image_shape = image_shape
+        self.signal = signal
         self.batch_size = batch_size
         self.seed = seed
         self.dropout = any(getattr(layer, "dropout", 0.0) > 0 for layer in network.modules())
@@ -86,9 +77,9 @@ class JiTModule(LightningModule):
         self._loss = torch.zeros(())
 
     def training_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, Tensor]:
-        """Take one step of Algorithm 1 on images (B, C, H, W) uint8 and labels (B,); the keys are not looked at."""
-        images, labels, _ = batch
-        x = to_signal(images)
+        """Take one step of Algorithm 1 on stored samples (B, ...) and labels (B,); the keys are not looked at."""
+        samples, labels, _ = batch
+        x = self.signal.to_signal(samples)
         t, eps, y = self.objective.draw(x, labels, self.seed, self._position(len(x)))
         z = interpolate(x, eps, t)
         output, class_loss = self._predict(z, t, y, labels)
@@ -126,9 +117,9 @@ class JiTModule(LightningModule):
         self.refuse_non_finite()
 
     @torch.no_grad()
-    def errors_at(self, images: Tensor, labels: Tensor, eps: Tensor, t: Tensor) -> dict[Space, Tensor]:
-        """Return each image's error in x, eps and v space, (B,) each, for given unit noise and t (B,)."""
-        x, eps = to_signal(images), eps * self.objective.noise_scale
+    def errors_at(self, samples: Tensor, labels: Tensor, eps: Tensor, t: Tensor) -> dict[Space, Tensor]:
+        """Return each sample's error in x, eps and v space, (B,) each, for given unit noise and t (B,)."""
+        x, eps = self.signal.to_signal(samples), eps * self.objective.noise_scale
         z = interpolate(x, eps, t)
         with self._looking():
             output = self.network(z, t, labels)
@@ -136,16 +127,16 @@ class JiTModule(LightningModule):
 
     @torch.no_grad()
     def generate(self, indices: Sequence[int], labels: Tensor) -> Tensor:
-        """Generate the images with these numbers and labels, (B, C, H, W) uint8.
+        """Generate the samples with these numbers and labels, (B, ...) as the data set stores them.
 
-        Image i is the same whatever the batch or process that it is generated in.
+        Sample i is the same whatever the batch or process that it is generated in.
         """
 
         def scaled(noise: Tensor) -> Tensor:
             return noise.to(self.device) * self.objective.noise_scale
 
-        noise = scaled(image_noise(self.seed, indices, self.image_shape))
-        churn = Churn(self.sampler.churn, lambda step: scaled(sde_noise(self.seed, indices, step, self.image_shape)))
+        noise = scaled(image_noise(self.seed, indices, self.signal.shape))
+        churn = Churn(self.sampler.churn, lambda step: scaled(sde_noise(self.seed, indices, step, self.signal.shape)))
         times = time_grid(self.sampler.steps, self.sampler.shift, self.sampler.times)
         velocity = guided_velocity(
             self.network,
@@ -159,7 +150,7 @@ class JiTModule(LightningModule):
             x = SOLVERS[self.sampler.solver](velocity, noise, times, churn)
         if not torch.isfinite(x).all():
             raise RunError(f"sampling gave non-finite values at step {self.global_step}; try more sampler.steps")
-        return to_images(x)
+        return self.signal.from_signal(x)
 
     def _predict(self, z: Tensor, t: Tensor, y: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.dropout:
