@@ -120,3 +120,11 @@ def test_a_server_that_cannot_be_reached_is_told_before_anything_is_built(reposi
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert "MLFLOW_TRACKING_URI = http://127.0.0.1:9" in mistake(capsys, "run", "noise_vs_x", "--scale", "tiny")
     assert not (repository / "data").exists()
+
+
+def test_the_models_are_listed_with_their_cost_and_the_paper_s(repository, capsys, monkeypatch):
+    monkeypatch.setattr("jitlab.models.jit.published_names", lambda: ["jit_b_16", "jit_b_4"])
+    assert main(["list", "models"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["jit_b_16", "256", "px", "131,123,712", "50.4", "131", "25"] in lines
+    assert ["jit_b_4", "64", "px", "130,477,872", "50.1"] in lines

@@ -110,16 +110,21 @@ def verify_data(arguments: argparse.Namespace) -> int:
 
 def sample(arguments: argparse.Namespace) -> int:
     """Draw images from a checkpoint."""
+    from jitlab.config.schema import Sampler
     from jitlab.console import console
     from jitlab.sample import Request, sample
 
     settings = {"guidance_scale": arguments.cfg, "steps": arguments.steps, "solver": arguments.solver}
+    overrides = [f"sampler.{key}={value}" for key, value in settings.items() if value is not None]
+    # What the checkpoint was trained to be sampled with gives way to what is asked for here.
+    overrides += ["sampler.times=[]"] if arguments.steps is not None else []
+    overrides += [f"sampler.churn={Sampler.churn}"] if arguments.solver is not None else []
     request = Request(
         classes=arguments.classes,
         count=arguments.count,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
-        overrides=[f"sampler.{key}={value}" for key, value in settings.items() if value is not None],
+        overrides=overrides,
         weights=arguments.weights,
         grid=arguments.grid,
         trajectory=arguments.trajectory,
@@ -177,6 +182,39 @@ def list_experiments(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - ev
     return 0
 
 
+def list_models(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every verb has the same form
+    """List the paper's sizes with their cost, and what the paper says of them."""
+    from functools import partial
+
+    from rich.table import Table
+
+    from jitlab.config.load import published_costs, repository
+    from jitlab.console import console
+    from jitlab.models.cost import cost
+    from jitlab.models.jit import IMAGE_CHANNELS, published, published_names, published_side
+
+    source, paper = published_costs(repository())
+    table = Table(
+        "model",
+        "image",
+        "parameters",
+        "GFLOPs forward",
+        "paper: million",
+        "paper: Gflops",
+        box=None,
+        header_style="bold",
+    )
+    for name in published_names():
+        side = published_side(name)
+        found = cost(partial(published, name), (IMAGE_CHANNELS, side, side))
+        told = (f"{figure:g}" for figure in paper.get(name, ()))
+        table.add_row(name, f"{side} px", f"{found.parameters:,}", f"{found.forward_flops / 1e9:.1f}", *told)
+    terminal = console()
+    terminal.print(table)
+    terminal.print(f"GFLOPs count a multiply-add as two, the paper's Gflops as one ({source}).")
+    return 0
+
+
 def list_settings(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every verb has the same form
     """List every setting with its default, range and meaning."""
     from rich.table import Table
@@ -214,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(verbs.add_parser("sample", help=sample.__doc__, description=sample.__doc__))
     about = "Take over and write checkpoints in the official layout."
     _add_checkpoint(verbs.add_parser("checkpoint", help=about, description=about))
-    _add_list(verbs.add_parser("list", help="List experiments or settings.", description="List what there is."))
+    _add_list(verbs.add_parser("list", help="List experiments, models or settings.", description="List what there is."))
     return parser
 
 
@@ -294,7 +332,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(required=True, metavar="WHAT")
-    for name, verb in {"experiments": list_experiments, "settings": list_settings}.items():
+    for name, verb in {"experiments": list_experiments, "models": list_models, "settings": list_settings}.items():
         verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__).set_defaults(verb=verb)
 
 

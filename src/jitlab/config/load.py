@@ -104,6 +104,13 @@ def load_question(root: Path, name: str) -> Question:
     )
 
 
+def published_costs(root: Path) -> tuple[str, dict[str, tuple[float, float]]]:
+    """Return the table, and for each of the paper's sizes its million parameters and Gflops, as it gives them."""
+    costs = _read_yaml(root, published.FILE)["network_cost"]
+    names = costs["parameters_m"]
+    return costs["table"], {name: (costs["parameters_m"][name], costs["gflops"][name]) for name in names}
+
+
 def resolve(root: Path, question: Question, scale: str, arm: str, overrides: list[str], seed: int = 0) -> Config:
     """Merge scale, arm and `key=value` overrides (later ones win) into one checked Config.
 

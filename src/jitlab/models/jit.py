@@ -41,6 +41,7 @@ PATCH_SIZES = (4, 16, 32, 64)
 PATCHES_PER_SIDE = 16
 IN_CONTEXT_TOKENS = 32
 IMAGENET_CLASSES = 1000
+IMAGE_CHANNELS = 3
 
 
 def published_names() -> list[str]:
@@ -48,12 +49,17 @@ def published_names() -> list[str]:
     return [f"jit_{size}_{patch_size}" for size in SIZES for patch_size in PATCH_SIZES]
 
 
+def published_side(name: str) -> int:
+    """Return the height and width, pixels, that a size of the paper is for."""
+    return PATCHES_PER_SIDE * int(name.rpartition("_")[2])
+
+
 def published(name: str) -> "JiT":
     """Return one of the paper's networks for ImageNet, at the resolution of 16 x 16 patches (Table 9)."""
     _, size, patch_size = name.split("_")
     row = SIZES[size]
     return JiT(
-        image_size=PATCHES_PER_SIDE * int(patch_size),
+        image_size=published_side(name),
         patch_size=int(patch_size),
         hidden_size=row.hidden_size,
         depth=row.depth,
