@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jitlab.report.collect import collect
-from jitlab.report.layout import along, by_axes, shades
+from jitlab.report.layout import along, by_axes, shades, ticks
 from tests.report.conftest import entry, write_experiment, write_run
 
 SPACES = ("x", "eps", "v")
@@ -160,3 +160,19 @@ def test_texts_of_a_heat_map_are_escaped(tmp_path):
     text = by_axes(collect(folder))
     assert "<script" not in text
     assert maps(text)[hostile][1] == [hostile, "1.000"]
+
+
+def test_an_ordered_question_is_a_curve_with_none_behind_and_the_papers_beside(tmp_path):
+    places = {f"a{value}": {"x": value} for value in (0, 64, 8, 128)}
+    figures = {"metric": "eval/fid", "table": "Figure 4", "values": {"a128": 7.48, "a0": 8.62}}
+    folder = write_laid_out(
+        tmp_path, {"x": "model.bottleneck_dim"}, places, published_elsewhere={"imagenet256": figures}
+    )
+    end(folder, "a8", 3.0)
+    end(folder, "a0", 4.0)
+    experiment = collect(folder)
+    assert ticks(experiment) == ([(8, "8"), (64, "64"), (128, "128"), (256.0, "none")], True)
+    text = by_axes(experiment)
+    assert text.count("<svg") == 2
+    assert "published fid, Figure 4, imagenet256" in text
+    assert ">none<" in text

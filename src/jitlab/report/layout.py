@@ -1,4 +1,4 @@
-"""The results laid out as the question's arms are: a heat map of crossed ones, each beside the paper's own figures."""
+"""The results laid out as the question's arms are, in heat maps or curves, beside the paper's own figures."""
 
 import math
 import statistics
@@ -8,11 +8,13 @@ from html import escape
 from typing import Any
 
 from jitlab.report.closing import NOTHING, spread_text
+from jitlab.report.figures import Line, ordered_panel, svg
 from jitlab.report.records import Experiment, Published
 
 NONE_AT_ZERO = ("model.bottleneck_dim",)  # settings of which 0 means that there is none
 _COLORS = ((0xFD, 0xF6, 0xE8), (0xF3, 0xA8, 0x5F), (0xB3, 0x36, 0x4A), (0x4A, 0x12, 0x3F))  # lowest to highest
 _LEAST_SPAN = math.log(10)
+_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _INK, _WHITE = "#1d2330", "#fff"
 
 
@@ -32,7 +34,7 @@ def by_axes(experiment: Experiment) -> str:
         return ""
     if set(experiment.axes) == {"rows", "columns"}:
         return _heat_maps(experiment, keys)
-    return ""
+    return _curves(experiment, keys) if "x" in experiment.axes else ""
 
 
 def finals(experiment: Experiment, arm: str, key: str) -> list[float]:
@@ -118,6 +120,75 @@ def _heat_maps(experiment: Experiment, keys: Sequence[str]) -> str:
         f'<section><h2>{escape(heading)}</h2><p class="soft">{escape(text)}</p>'
         f'<div class="maps">{"".join(figures)}</div></section>'
     )
+
+
+def ticks(experiment: Experiment) -> tuple[list[tuple[float, str]], bool]:
+    """Return where each value of x stands and its text, and whether the axis is logarithmic."""
+    values = along(experiment, "x")
+    numbers = [value for value in values if is_number(value)]
+    if not numbers or any(not is_number(value) and value != "none" for value in values):
+        return [(float(at), str(value)) for at, value in enumerate(values)], False
+    log = numbers[0] > 0 and numbers[-1] > 10 * numbers[0]
+    last, before = numbers[-1], numbers[-2] if len(numbers) > 1 else numbers[-1] - 1
+    behind = last * last / before if log else 2 * last - before
+    return [(behind if value == "none" else value, str(value)) for value in values], log
+
+
+def _curves(experiment: Experiment, keys: Sequence[str]) -> str:
+    measured = {key: {arm: finals(experiment, arm, key) for arm in experiment.arms} for key in keys}
+    panels = list(measured.items())
+    if found := experiment.nearest_published():
+        scale, published = found
+        panels.insert(1, (paper_caption(scale, published), {arm: [value] for arm, value in published.values.items()}))
+    groups = along(experiment, "lines") if "lines" in experiment.axes else [None]
+    colors = {str(group): _LINES[i % len(_LINES)] for i, group in enumerate(groups)}
+    figures = "".join(
+        f"<figure><figcaption>{escape(caption)}</figcaption>"
+        f"{_curve(experiment, caption, number, values, colors)}</figure>"
+        for number, (caption, values) in enumerate(panels)
+    )
+    legend = "".join(
+        f'<span><span class="dot" style="--arm: {color}"></span>{escape(group)}</span>'
+        for group, color in colors.items()
+    )
+    field = experiment.axes["x"]
+    text = (
+        f"Over {field}; bars are the standard deviation over seeds, points are complete runs. {beside_text(experiment)}"
+    )
+    return (
+        f'<section><h2>Result by {escape(field_name(field))}</h2><p class="soft">{escape(text)}</p>'
+        + (f'<div class="legend">{legend}</div>' if groups != [None] else "")
+        + f'<div class="panels">{figures}</div></section>'
+    )
+
+
+def _curve(
+    experiment: Experiment, caption: str, number: int, values: Mapping[str, list[float]], colors: Mapping[str, str]
+) -> str:
+    marks, log = ticks(experiment)
+    where = dict(zip(map(str, along(experiment, "x")), (at for at, _ in marks), strict=True))
+    lines, spreads = [], []
+    for group, color in colors.items():
+        points = sorted(
+            (where[str(place(experiment, arm, "x"))], statistics.fmean(found), spread_of(found))
+            for arm, found in values.items()
+            if found
+            and all(map(math.isfinite, found))
+            and place(experiment, arm, "x") is not None
+            and ("lines" not in experiment.axes or str(place(experiment, arm, "lines")) == group)
+        )
+        if points:
+            x, y, spread = zip(*points, strict=True)
+            lines.append(Line(group, color, x, y))
+            spreads.append(spread)
+    if not lines:
+        return "<p>No figure yet.</p>"
+    return svg(ordered_panel(lines, spreads, marks, log), f"layout{number}", caption)
+
+
+def spread_of(values: Sequence[float]) -> float:
+    """Return the sample standard deviation, 0 of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _heat_map(experiment: Experiment, caption: str, of_arm: Mapping[str, Cell]) -> str:
