@@ -176,3 +176,13 @@ def test_an_ordered_question_is_a_curve_with_none_behind_and_the_papers_beside(t
     assert text.count("<svg") == 2
     assert "published fid, Figure 4, imagenet256" in text
     assert ">none<" in text
+
+
+def test_an_ordered_question_with_lines_and_hostile_texts_is_escaped(tmp_path):
+    hostile = '"><script>$\\frac{&amp;'
+    places = {arm: {"x": arm, "lines": hostile} for arm in ("plain", hostile)}
+    folder = write_laid_out(tmp_path, {"x": "arm", "lines": hostile}, places)
+    end(folder, "plain", 3.0)
+    text = by_axes(collect(folder))
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
