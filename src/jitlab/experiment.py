@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,7 +16,7 @@ from jitlab import build
 from jitlab.callbacks.mlflow_run import FOLDER_TAG, MlflowRun, Tracking, chart_link
 from jitlab.callbacks.run_log import METRICS_FILE, RunFolder
 from jitlab.callbacks.stop import StoppedError, StopRequest
-from jitlab.config import load, schema
+from jitlab.config import axes, load, schema
 from jitlab.config.load import Question
 from jitlab.config.schema import Config
 from jitlab.errors import UserError, nearest
@@ -50,6 +51,7 @@ class Plan:
     seeds: int
     configs: dict[RunKey, Config]
     differing: list[str]
+    places: dict[str, dict[str, Any]]
     overrides: list[str]
     label: str | None
     command: str
@@ -116,6 +118,7 @@ def plan(
         seeds,
         configs,
         differing=load.differing(every_arm),
+        places=axes.places(question.axes, {arm: load.flat(config) for arm, config in every_arm.items()}),
         overrides=overrides,
         label=label,
         command=_make("experiment", question, scale, [*words, *map(shlex.quote, overrides)]),
@@ -269,7 +272,7 @@ def _prepare_data(plan: Plan, console: Console) -> None:
 
 
 def _write_facts(plan: Plan, link: str) -> None:
-    published = plan.question.published.get(plan.scale)
+    published = {scale: figures.__dict__ for scale, figures in plan.question.published.items()}
     write_json(
         plan.folder / "experiment.json",
         {
@@ -283,7 +286,10 @@ def _write_facts(plan: Plan, link: str) -> None:
             "colors": _colors(plan.question),
             # Seeds that an earlier call ran stay in the report.
             "seeds": max([plan.seeds, *(record.seed + 1 for record in _records(plan).values())]),
-            "published": published and published.__dict__,
+            "axes": plan.question.axes,
+            "places": plan.places,
+            "published": published.pop(plan.scale, None),
+            "published_elsewhere": published,
             "summary_metrics": _summary_metrics(plan),
             "link": link,
             "command": plan.command,

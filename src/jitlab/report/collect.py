@@ -42,7 +42,10 @@ def collect(folder: Path) -> Experiment:
         arms=arms,
         differs=facts.get("differs") or {},
         colors=_colors(arms, facts.get("colors") or {}),
+        axes=facts.get("axes") or {},
+        places=facts.get("places") or {},
         published=_published(facts.get("published")),
+        published_elsewhere=_published_elsewhere(facts.get("published_elsewhere") or {}),
         summary_metrics=_summary_metrics(facts.get("summary_metrics"), runs),
         link=facts.get("link"),
         command=facts.get("command"),
@@ -120,6 +123,10 @@ def _read_object(path: Path, required: tuple[str, ...]) -> dict[str, Any]:
 
 def _published(facts: Mapping[str, Any] | None) -> Published | None:
     return Published(facts["metric"], facts["table"], facts["values"]) if facts else None
+
+
+def _published_elsewhere(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Published]:
+    return {scale: figures for scale, content in facts.items() if (figures := _published(content))}
 
 
 def _missing_run(name: str, arm: str, seed: int) -> Run:

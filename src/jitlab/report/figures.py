@@ -148,6 +148,27 @@ def panel(lines: Sequence[Line], x_label: str, log: bool | None = None) -> Any:
     return figure
 
 
+def ordered_panel(
+    lines: Sequence[Line], spreads: Sequence[Sequence[float]], ticks: Sequence[tuple[float, str]], log_x: bool
+) -> Any:
+    """Return a panel of points over a varied setting, with error bars of the given sizes and ticks at its values."""
+    figure = panel(lines, "")
+    axes = figure.axes[0]
+    for line, spread in zip(lines, spreads, strict=True):
+        axes.errorbar(line.x, line.y, yerr=spread, fmt="none", ecolor=line.color, elinewidth=1.2, capsize=3)
+    if log_x:
+        axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    long = max(len(text) for _, text in ticks) > 8
+    axes.set_xticks(
+        [at for at, _ in ticks],
+        [text for _, text in ticks],
+        rotation=20 if long else 0,
+        ha="right" if long else "center",
+    )
+    return figure
+
+
 def svg(figure: Any, name: str, alt: str) -> str:
     """Return a figure as an SVG element as wide as its container.
 

@@ -59,7 +59,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's figure of each arm at the scale that was run."""
+    """The paper's figure of each arm at one scale."""
 
     metric: str
     table: str
@@ -84,7 +84,10 @@ class Experiment:
     arms: tuple[str, ...]
     differs: Mapping[str, Mapping[str, Any]]
     colors: Mapping[str, str]
-    published: Published | None
+    axes: Mapping[str, str]  # the setting along `rows` and `columns`, or along `x` and perhaps `lines`; may be empty
+    places: Mapping[str, Mapping[str, Any]]  # each arm's value along every axis
+    published: Published | None  # at the scale that was run
+    published_elsewhere: Mapping[str, Published]  # by scale
     summary_metrics: tuple[str, ...]
     link: str | None
     command: str | None
@@ -94,6 +97,12 @@ class Experiment:
     def of_arm(self, arm: str) -> tuple[Run, ...]:
         """Return the runs of one arm, one per seed."""
         return tuple(run for run in self.runs if run.arm == arm)
+
+    def nearest_published(self) -> tuple[str, Published] | None:
+        """Return the scale and the figures of the paper to set beside one's own: of this scale where it has them."""
+        if self.published:
+            return self.scale, self.published
+        return next(iter(self.published_elsewhere.items()), None)
 
     def metric_keys(self) -> tuple[str, ...]:
         """Return every metric key that any run logged, sorted."""

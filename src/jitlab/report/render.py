@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jitlab.files import write_json, write_text
-from jitlab.report import pictures, sections
+from jitlab.report import layout, pictures, sections
 from jitlab.report.collect import collect
 from jitlab.report.records import Experiment
 from jitlab.report.style import CSS
@@ -45,6 +45,7 @@ def html(experiment: Experiment) -> str:
         sections.header(experiment),
         sections.banner(experiment),
         sections.results(experiment),
+        layout.by_axes(experiment),
         pictures.samples(experiment),
         pictures.noise_levels(experiment),
         pictures.curves(experiment),

@@ -52,6 +52,17 @@ svg * { stroke-linejoin: round; }
 .samples img { display: block; width: 100%; max-width: 512px; height: auto; image-rendering: pixelated;
   border-radius: 3px; background: var(--wash); }
 .samples figcaption { margin: 4px 0 14px; }
+.maps { display: grid; gap: 28px 40px; margin-top: 16px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
+.maps figure { overflow-x: auto; }
+.maps figcaption { color: var(--ink); font-weight: 600; overflow-wrap: anywhere; margin-bottom: 6px; }
+.maps table { table-layout: fixed; border-collapse: separate; border-spacing: 3px; }
+.maps th { border: 0; padding: 4px 8px; text-align: center; vertical-align: middle; overflow-wrap: anywhere; }
+.maps th:first-child { text-align: right; }
+.maps td { border: 0; border-radius: 4px; padding: 12px 6px; text-align: center; vertical-align: middle;
+  background: var(--wash); color: var(--soft); }
+.maps td small { color: inherit; }
+.maps td.open { border: 1px dashed #b9bfc7; color: #8a5a00; min-width: 0; padding: 11px 5px; }
 details { border-bottom: 1px solid var(--line); padding: 10px 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 summary .soft { margin-left: .6em; }

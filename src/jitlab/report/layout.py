@@ -1,0 +1,248 @@
+"""The results laid out as the question's arms are, in heat maps or curves, beside the paper's own figures."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from jitlab.report.closing import NOTHING, spread_text
+from jitlab.report.figures import Line, ordered_panel, svg
+from jitlab.report.records import Experiment, Published
+
+NONE_AT_ZERO = ("model.bottleneck_dim",)  # settings of which 0 means that there is none
+_COLORS = ((0xFD, 0xF6, 0xE8), (0xF3, 0xA8, 0x5F), (0xB3, 0x36, 0x4A), (0x4A, 0x12, 0x3F))  # lowest to highest
+_LEAST_SPAN = math.log(10)
+_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_INK, _WHITE = "#1d2330", "#fff"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands at one place of a heat map; without a finite value it has no colour."""
+
+    text: str
+    value: float | None = None
+    failed: bool = False
+
+
+def by_axes(experiment: Experiment) -> str:
+    """Return the summary metrics over the question's axes; empty without axes, or before there is a figure."""
+    keys = [key for key in experiment.summary_metrics if any(finals(experiment, arm, key) for arm in experiment.arms)]
+    if not keys:
+        return ""
+    if set(experiment.axes) == {"rows", "columns"}:
+        return _heat_maps(experiment, keys)
+    return _curves(experiment, keys) if "x" in experiment.axes else ""
+
+
+def finals(experiment: Experiment, arm: str, key: str) -> list[float]:
+    """Return a metric's last values in the complete runs of an arm, one per seed."""
+    return [run.curves[key].values[-1] for run in experiment.of_arm(arm) if run.complete and key in run.curves]
+
+
+def along(experiment: Experiment, axis: str) -> list[Any]:
+    """Return the distinct values on an axis: numbers ascending with `none` last, others in the order of the arms."""
+    values: list[Any] = []
+    for arm in experiment.arms:
+        value = place(experiment, arm, axis)
+        if value is not None and value not in values:
+            values.append(value)
+    if all(is_number(value) or value == "none" for value in values):
+        values.sort(key=lambda value: math.inf if value == "none" else value)
+    return values
+
+
+def place(experiment: Experiment, arm: str, axis: str) -> Any:
+    """Return where an arm stands on an axis, `none` for a 0 that means that; None where it does not stand there."""
+    value = experiment.places.get(arm, {}).get(axis)
+    return "none" if value == 0 and experiment.axes[axis] in NONE_AT_ZERO else value
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a place is a number, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def paper_caption(scale: str, published: Published) -> str:
+    """Return what the paper's figures are, as `published fid, Table 2 (a), imagenet256`."""
+    return f"{published.heading}, {scale}"
+
+
+def beside_text(experiment: Experiment) -> str:
+    """Return where the paper's figures come from when they are of another scale than the one that was run."""
+    found = experiment.nearest_published()
+    if found is None:
+        return "The paper gives no figures."
+    if experiment.published:
+        return "The paper’s figures are of the same scale."
+    return f"The paper gives none at {experiment.scale}; its figures at {found[0]} stand beside."
+
+
+def field_name(field: str) -> str:
+    """Return a setting's name without its group, as `time_mu`."""
+    return field.rpartition(".")[2]
+
+
+def shades(values: Sequence[float]) -> list[tuple[str, str]]:
+    """Return a background and a text colour for each finite value, on a logarithmic scale where all are positive.
+
+    The scale spans at least a decade, so that values close to each other look alike.
+    """
+    logarithmic = min(values, default=0.0) > 0
+    scaled = [math.log(value) if logarithmic else value for value in values]
+    low = min(scaled, default=0.0)
+    span = max(max(scaled, default=0.0) - low, _LEAST_SPAN if logarithmic else 0.0)
+    return [_shade((value - low) / span if span else 0.0) for value in scaled]
+
+
+def _heat_maps(experiment: Experiment, keys: Sequence[str]) -> str:
+    figures = [
+        _heat_map(experiment, key, {arm: _measured(experiment, arm, key) for arm in experiment.arms}) for key in keys
+    ]
+    if found := experiment.nearest_published():
+        scale, published = found
+        # Second, so that it stands beside the first metric: that one is the distance it compares with.
+        figures.insert(
+            1,
+            _heat_map(
+                experiment, paper_caption(scale, published), {arm: _reported(published, arm) for arm in experiment.arms}
+            ),
+        )
+    rows, columns = (experiment.axes[axis] for axis in ("rows", "columns"))
+    text = (
+        f"Rows: {rows}. Columns: {columns}. Colours are logarithmic, from each map’s lowest figure (pale) to its "
+        f"highest (dark), over at least a decade. {beside_text(experiment)}"
+    )
+    heading = f"Result by {field_name(rows)} and {field_name(columns)}"
+    return (
+        f'<section><h2>{escape(heading)}</h2><p class="soft">{escape(text)}</p>'
+        f'<div class="maps">{"".join(figures)}</div></section>'
+    )
+
+
+def ticks(experiment: Experiment) -> tuple[list[tuple[float, str]], bool]:
+    """Return where each value of x stands and its text, and whether the axis is logarithmic."""
+    values = along(experiment, "x")
+    numbers = [value for value in values if is_number(value)]
+    if not numbers or any(not is_number(value) and value != "none" for value in values):
+        return [(float(at), str(value)) for at, value in enumerate(values)], False
+    log = numbers[0] > 0 and numbers[-1] > 10 * numbers[0]
+    last, before = numbers[-1], numbers[-2] if len(numbers) > 1 else numbers[-1] - 1
+    behind = last * last / before if log else 2 * last - before
+    return [(behind if value == "none" else value, str(value)) for value in values], log
+
+
+def _curves(experiment: Experiment, keys: Sequence[str]) -> str:
+    measured = {key: {arm: finals(experiment, arm, key) for arm in experiment.arms} for key in keys}
+    panels = list(measured.items())
+    if found := experiment.nearest_published():
+        scale, published = found
+        panels.insert(1, (paper_caption(scale, published), {arm: [value] for arm, value in published.values.items()}))
+    groups = along(experiment, "lines") if "lines" in experiment.axes else [None]
+    colors = {str(group): _LINES[i % len(_LINES)] for i, group in enumerate(groups)}
+    figures = "".join(
+        f"<figure><figcaption>{escape(caption)}</figcaption>"
+        f"{_curve(experiment, caption, number, values, colors)}</figure>"
+        for number, (caption, values) in enumerate(panels)
+    )
+    legend = "".join(
+        f'<span><span class="dot" style="--arm: {color}"></span>{escape(group)}</span>'
+        for group, color in colors.items()
+    )
+    field = experiment.axes["x"]
+    text = (
+        f"Over {field}; bars are the standard deviation over seeds, points are complete runs. {beside_text(experiment)}"
+    )
+    return (
+        f'<section><h2>Result by {escape(field_name(field))}</h2><p class="soft">{escape(text)}</p>'
+        + (f'<div class="legend">{legend}</div>' if groups != [None] else "")
+        + f'<div class="panels">{figures}</div></section>'
+    )
+
+
+def _curve(
+    experiment: Experiment, caption: str, number: int, values: Mapping[str, list[float]], colors: Mapping[str, str]
+) -> str:
+    marks, log = ticks(experiment)
+    where = dict(zip(map(str, along(experiment, "x")), (at for at, _ in marks), strict=True))
+    lines, spreads = [], []
+    for group, color in colors.items():
+        points = sorted(
+            (where[str(place(experiment, arm, "x"))], statistics.fmean(found), spread_of(found))
+            for arm, found in values.items()
+            if found
+            and all(map(math.isfinite, found))
+            and place(experiment, arm, "x") is not None
+            and ("lines" not in experiment.axes or str(place(experiment, arm, "lines")) == group)
+        )
+        if points:
+            x, y, spread = zip(*points, strict=True)
+            lines.append(Line(group, color, x, y))
+            spreads.append(spread)
+    if not lines:
+        return "<p>No figure yet.</p>"
+    return svg(ordered_panel(lines, spreads, marks, log), f"layout{number}", caption)
+
+
+def spread_of(values: Sequence[float]) -> float:
+    """Return the sample standard deviation, 0 of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _heat_map(experiment: Experiment, caption: str, of_arm: Mapping[str, Cell]) -> str:
+    rows, columns = along(experiment, "rows"), along(experiment, "columns")
+    cells = {}
+    for arm in experiment.arms:
+        row, column = place(experiment, arm, "rows"), place(experiment, arm, "columns")
+        if row is not None and column is not None:
+            cells[rows.index(row), columns.index(column)] = of_arm[arm]
+    colored = {at: cell.value for at, cell in cells.items() if cell.value is not None}
+    shade = dict(zip(colored, shades(list(colored.values())), strict=True))
+    corner = f"{field_name(experiment.axes['rows'])} ↓ {field_name(experiment.axes['columns'])} →"
+    head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in columns)
+    body = "".join(
+        f'<tr><th scope="row">{escape(str(row))}</th>'
+        + "".join(_cell(cells.get((i, j), Cell("")), shade.get((i, j))) for j in range(len(columns)))
+        + "</tr>"
+        for i, row in enumerate(rows)
+    )
+    return (
+        f"<figure><figcaption>{escape(caption)}</figcaption><table><thead><tr><th>{escape(corner)}</th>{head}</tr>"
+        f"</thead><tbody>{body}</tbody></table></figure>"
+    )
+
+
+def _cell(cell: Cell, shade: tuple[str, str] | None) -> str:
+    figure, sign, spread = cell.text.partition(" ± ")
+    text = escape(figure) + (f"<small>± {escape(spread)}</small>" if sign else "")
+    if shade:
+        return f'<td style="background: {shade[0]}; color: {shade[1]}">{text}</td>'
+    return f'<td class="open">{text}</td>' if cell.failed else f"<td>{text}</td>"
+
+
+def _measured(experiment: Experiment, arm: str, key: str) -> Cell:
+    values = finals(experiment, arm, key)
+    if values:
+        mean = statistics.fmean(values)
+        return Cell(spread_text(values), mean if math.isfinite(mean) else None, failed=not math.isfinite(mean))
+    states = dict.fromkeys(run.status for run in experiment.of_arm(arm) if not run.complete)
+    return Cell(", ".join(states) or NOTHING, failed=bool(states))
+
+
+def _reported(published: Published, arm: str) -> Cell:
+    value = published.values.get(arm)
+    return Cell(NOTHING) if value is None else Cell(f"{value:g}", value)
+
+
+def _shade(share: float) -> tuple[str, str]:
+    """Return the background at a share of the scale in [0, 1], and the text colour that is read on it."""
+    at = share * (len(_COLORS) - 1)
+    left = min(int(at), len(_COLORS) - 2)
+    pairs = zip(_COLORS[left], _COLORS[left + 1], strict=True)
+    rgb = [round(a + (b - a) * (at - left)) for a, b in pairs]
+    # Relative luminance of sRGB as WCAG 2 defines it; ink and white stand out alike at about 0.215.
+    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#" + "".join(f"{c:02x}" for c in rgb), _INK if luminance > 0.215 else _WHITE
