@@ -32,7 +32,7 @@ data: $(STAMP)  ## Build the digits as shards in data/digits32
 	@$(BIN)/jitlab data build digits --image-size 32 --out data/digits32
 
 test: $(STAMP)  ## Run the quick tests (ARGS="-m slow" for the slow ones)
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## Check style and the import rule
 	@$(BIN)/ruff check src tests

@@ -1,9 +1,11 @@
 """A repository of one tiny scale, in which the real commands run."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 TINY = """
 data: {source: digits, path: data/digits16, image_size: 16, num_classes: 10}
@@ -15,6 +17,13 @@ train: {steps: 60, batch_size: 64, learning_rate: 2.0e-3, warmup_steps: 5, ema_d
 evaluation: {every_steps: 30, images: 20, held_out_every_steps: 20, held_out_images: 16,
              grid_every_steps: 30, grid_images: 16}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    # Networks this small are slower on two threads, and the tests run in as many processes as there are cores.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
 
 
 def make_repository(root: Path) -> Path:
