@@ -80,6 +80,19 @@ def test_time_is_operations_over_the_scale_s_speed(repository, monkeypatch, caps
     assert seconds == [listing.MEASUREMENT_SECONDS]
 
 
+@pytest.mark.parametrize(
+    ("images", "blocks", "said"),
+    [
+        (64, 2, "5.00 GFLOP/s at tiny. "),
+        (3, 2, "at tiny (with batches of 3). "),
+        (1, 1, "at tiny (with batches of 1 and 1 of 2 blocks). "),
+    ],
+)
+def test_what_was_measured_in_part_is_said(repository, monkeypatch, capsys, images, blocks, said):
+    monkeypatch.setattr(speed, "measure", lambda *_: speed.Speed(5e9, images, blocks))
+    assert said in " ".join(printed(capsys, "--scale", "tiny").split())
+
+
 def test_a_question_that_does_not_fit_the_scale_says_why_and_the_others_are_listed(monkeypatch, capsys):
     monkeypatch.setenv("JITLAB_ROOT", str(ROOT))
     words = " ".join(printed(capsys, "--scale", "spiral", "--no-measurement").split())

@@ -163,9 +163,10 @@ def _notes(root: Path, speeds: Mapping[str, Measured]) -> Iterator[str]:
 
 def _found(scale: str, measured: Measured) -> str:
     config, found = measured.config, measured.speed
-    whole = found.images == config.train.batch_size and found.blocks == config.model.depth
-    reduced = f" (with {found.images} images at a time and {found.blocks} of {config.model.depth} blocks)"
-    return f"{_scaled(found.flops_per_second)}FLOP/s at {scale}{'' if whole else reduced}"
+    reduced = [f"batches of {found.images}"] if found.images < config.train.batch_size else []
+    reduced += [f"{found.blocks} of {config.model.depth} blocks"] if found.blocks < config.model.depth else []
+    how = f" (with {' and '.join(reduced)})" if reduced else ""
+    return f"{_scaled(found.flops_per_second)}FLOP/s at {scale}{how}"
 
 
 def _scaled(value: float) -> str:
