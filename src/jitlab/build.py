@@ -4,11 +4,12 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from rich.console import Console
 
@@ -23,7 +24,7 @@ from jitlab.callbacks.stop import StopRequest
 from jitlab.callbacks.throughput import Throughput
 from jitlab.callbacks.training_log import TrainingLog
 from jitlab.config import load
-from jitlab.config.schema import Config
+from jitlab.config.schema import Config, Data, Model
 from jitlab.datasets import digits, spiral
 from jitlab.datasets.datamodule import ShardDataModule
 from jitlab.datasets.shards import INDEX_FILE, Index
@@ -33,6 +34,7 @@ from jitlab.diffusion.path import Clip
 from jitlab.metrics.images import ImageMeasure
 from jitlab.metrics.measure import Measure
 from jitlab.metrics.points import PointMeasure
+from jitlab.models.cost import Cost, cost
 from jitlab.models.jit import JiT
 from jitlab.models.mlp import MLP
 from jitlab.randomness import seeded
@@ -118,6 +120,11 @@ def build_network(config: Config) -> JiT | MLP:
             dropout=config.model.dropout,
             class_head_block=config.model.class_head_block,
         )
+
+
+def network_cost(config: Config) -> Cost:
+    """Count parameters and operations of a run's network, without allocating it."""
+    return _network_cost(config.data, config.model)
 
 
 def build_signal(config: Config) -> Signal:
@@ -257,6 +264,33 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def build_bare_trainer(config: Config, parts: int, callback: Callback) -> Trainer:
+    """Return a Trainer that takes steps of so many parts each until `callback` stops it, and writes nothing."""
+    _quieten_lightning()
+    return Trainer(
+        max_steps=-1,
+        max_epochs=-1,
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        precision=_precision(config.train.precision),
+        logger=False,
+        callbacks=[callback],
+        accumulate_grad_batches=parts,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@cache
+def _network_cost(data: Data, model: Model) -> Cost:
+    # Most arms have the same network, and counting a deep one takes a second.
+    config = Config(data=data, model=model)
+    return cost(partial(build_network, config), build_signal(config).shape)
 
 
 def hardware() -> str:

@@ -168,66 +168,17 @@ def export_checkpoint(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def list_experiments(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every verb has the same form
-    """List questions and scales."""
-    from jitlab.config.load import load_question, question_names, repository, scale_names
-    from jitlab.console import console
+def list_(arguments: argparse.Namespace) -> int:
+    """List the questions with what they cost here, the models, or the settings."""
+    from jitlab import listing
 
-    root, terminal = repository(), console()
-    for name in question_names(root):
-        question = load_question(root, name)
-        terminal.print(f"[bold]{name}[/bold]  {question.question}")
-        terminal.print(f"  arms {', '.join(question.arms)}; default scale {question.scale}; {question.source}")
-    terminal.print(f"scales: {', '.join(scale_names(root))}")
-    return 0
-
-
-def list_models(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every verb has the same form
-    """List the paper's sizes with their cost, and what the paper says of them."""
-    from functools import partial
-
-    from rich.table import Table
-
-    from jitlab.config.load import published_costs, repository
-    from jitlab.console import console
-    from jitlab.models.cost import cost
-    from jitlab.models.jit import IMAGE_CHANNELS, published, published_names, published_side
-
-    source, paper = published_costs(repository())
-    table = Table(
-        "model",
-        "image",
-        "parameters",
-        "GFLOPs forward",
-        "paper: million",
-        "paper: Gflops",
-        box=None,
-        header_style="bold",
-    )
-    for name in published_names():
-        side = published_side(name)
-        found = cost(partial(published, name), (IMAGE_CHANNELS, side, side))
-        told = (f"{figure:g}" for figure in paper.get(name, ()))
-        table.add_row(name, f"{side} px", f"{found.parameters:,}", f"{found.forward_flops / 1e9:.1f}", *told)
-    terminal = console()
-    terminal.print(table)
-    terminal.print(f"GFLOPs count a multiply-add as two, the paper's Gflops as one ({source}).")
-    return 0
-
-
-def list_settings(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every verb has the same form
-    """List every setting with its default, range and meaning."""
-    from rich.table import Table
-
-    from jitlab.config.schema import settings
-    from jitlab.console import console
-
-    table = Table("setting", "default", "values", "meaning", box=None, header_style="bold")
-    for name, field in settings().items():
-        default = "from the scale" if field.default == "???" else str(field.default)
-        values = ", ".join(field.metadata["choices"]) or field.metadata["within"] or "text"
-        table.add_row(name, default, "true, false" if field.type is bool else values, field.metadata["doc"])
-    console().print(table)
+    if arguments.what == "experiments":
+        listing.experiments(arguments.scale, arguments.measurement)
+        return 0
+    for option, given in {"--scale": arguments.scale, "--no-measurement": not arguments.measurement}.items():
+        if given:
+            raise UserError(f"{option}: belongs to jitlab list experiments; leave it out of list {arguments.what}")
+    (listing.models if arguments.what == "models" else listing.settings)()
     return 0
 
 
@@ -252,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(verbs.add_parser("sample", help=sample.__doc__, description=sample.__doc__))
     about = "Take over and write checkpoints in the official layout."
     _add_checkpoint(verbs.add_parser("checkpoint", help=about, description=about))
-    _add_list(verbs.add_parser("list", help="List experiments, models or settings.", description="List what there is."))
+    _add_list(verbs.add_parser("list", help=list_.__doc__, description=list_.__doc__))
     return parser
 
 
@@ -331,9 +282,12 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(required=True, metavar="WHAT")
-    for name, verb in {"experiments": list_experiments, "models": list_models, "settings": list_settings}.items():
-        verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__).set_defaults(verb=verb)
+    about = "the questions (where not given), the paper's sizes of the network, or every setting with its range"
+    parser.add_argument("what", nargs="?", choices=["experiments", "models", "settings"], help=about)
+    parser.add_argument("--scale", help="of all questions; each one's own where not given")
+    without = "only count: do not train for ten seconds, and estimate no times"
+    parser.add_argument("--no-measurement", dest="measurement", action="store_false", help=without)
+    parser.set_defaults(verb=list_, what="experiments")
 
 
 def _at_least_one(text: str) -> int:

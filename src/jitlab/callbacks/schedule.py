@@ -13,6 +13,11 @@ def due(trainer: Trainer, every_steps: int) -> bool:
     return trainer.global_step % every_steps == 0 or trainer.global_step == trainer.max_steps
 
 
+def times_due(steps: int, every_steps: int) -> int:
+    """Return how often in a run of so many steps something is due."""
+    return -(-steps // every_steps)
+
+
 class AfterCheckpoint(Callback):
     """Something that looks at the weights of a step after they were saved, and may take long.
 

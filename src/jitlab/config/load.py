@@ -72,6 +72,12 @@ def scale_names(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "experiments" / "scales").glob("*.yaml"))
 
 
+def check_scale(root: Path, scale: str) -> None:
+    """Raise UserError where there is no such scale."""
+    if scale not in scale_names(root):
+        raise UserError(f"experiments/scales/{scale}.yaml: no such scale; {nearest(scale, scale_names(root))}")
+
+
 def load_question(root: Path, name: str) -> Question:
     """Read `experiments/NAME.yaml`; raises UserError where it is unknown or malformed."""
     if name not in question_names(root):
@@ -183,8 +189,7 @@ def differing(configs: Mapping[str, Config]) -> list[str]:
 
 
 def _scale_settings(root: Path, scale: str) -> dict[str, Setting]:
-    if scale not in scale_names(root):
-        raise UserError(f"experiments/scales/{scale}.yaml: no such scale; {nearest(scale, scale_names(root))}")
+    check_scale(root, scale)
     file = f"experiments/scales/{scale}.yaml"
     return {key: Setting(value, file) for key, value in _leaves(_read_yaml(root, file))}
 

@@ -15,6 +15,11 @@ class Cost:
     parameters: int
     forward_flops: int
 
+    @property
+    def training_flops(self) -> int:
+        """Return the operations of one sample's forward and backward pass, taking the backward for two forwards."""
+        return 3 * self.forward_flops
+
 
 def cost(build: Callable[[], nn.Module], sample_shape: tuple[int, ...]) -> Cost:
     """Count a network that `build` makes; it is built on the meta device, so that any size is quick."""
