@@ -6,10 +6,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jitlab.errors import UserError
 from jitlab.report.collect import collect
 from jitlab.report.render import summary, write_report
+from jitlab.report.style import CSS
 from tests.report.conftest import ARMS, LINK, entry, lines_of, write_experiment, write_run
 
 HOSTILE = '"><script>alert(1)</script>$\\frac{&amp;'
@@ -116,6 +118,15 @@ def test_pictures_side_by_side_are_of_one_seed(folder):
     alts = [attributes["alt"] or "" for tag, attributes in page_of(folder).tags if tag == "img"]
     assert len(alts) == 6
     assert all("seed 1" in alt for alt in alts)
+
+
+def test_small_grids_keep_their_pixels_square_and_large_pictures_are_smooth(folder):
+    Image.effect_noise((512, 512), 50).save(folder / "v" / "samples" / "step000600-raw.png")
+    images = [attributes for tag, attributes in page_of(folder).tags if tag == "img"]
+    smooth = [image["alt"] for image in images if image.get("class") != "pixels"]
+    assert smooth == ["Sample grid of v, raw weights, step 600"]
+    rules = [rule for rule in CSS.split("}") if "image-rendering" in rule]
+    assert [rule.split("{")[0].strip() for rule in rules] == ["img.pixels"]
 
 
 def test_a_damaged_picture_is_said_and_the_rest_stands(folder):

@@ -62,8 +62,17 @@ def draw_points(projection: Tensor, curve: Tensor, inches: float) -> Draw:
         axes.set(xlim=(-POINTS_LIMIT, POINTS_LIMIT), ylim=(-POINTS_LIMIT, POINTS_LIMIT))
         axes.set_axis_off()
         if not seen.all():
-            outside = f"{(~seen).mean():.0%} outside"
-            axes.text(0.5, 0.02, outside, transform=axes.transAxes, ha="center", color="#5b6470", fontsize=13)
+            share = (~seen).mean()
+            axes.text(
+                0.5,
+                0.03,
+                f"{share:.0%} outside" if share >= 0.01 else "<1% outside",
+                transform=axes.transAxes,
+                ha="center",
+                color="#5b6470",
+                fontsize=13,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
+            )
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

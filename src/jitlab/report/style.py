@@ -49,9 +49,21 @@ figure { margin: 0; min-width: 0; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg * { stroke-linejoin: round; }
 .samples h3 { font-size: 16px; margin: 0 0 6px; overflow-wrap: anywhere; }
-.samples img { display: block; width: 100%; max-width: 512px; height: auto; image-rendering: pixelated;
+.samples img { display: block; width: 100%; max-width: 512px; height: auto;
   border-radius: 3px; background: var(--wash); }
 .samples figcaption { margin: 4px 0 14px; }
+img.pixels { image-rendering: pixelated; }
+.strips { display: grid; gap: 28px; align-items: start; margin: 16px 0 12px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
+.strips table { table-layout: fixed; max-width: 560px; }
+.strips th { border: 0; padding: 2px 0; text-align: center; vertical-align: middle; }
+.strips th:first-child { width: 60px; }
+.strips th[scope="row"] { font-size: 11px; line-height: 1.25; text-align: left; padding-right: 4px; }
+.strips thead th { position: sticky; top: 0; background: var(--paper); border-bottom: 1px solid #b9bfc7; }
+.strips th[scope="rowgroup"] { text-align: left; color: var(--ink); font-size: 14px; font-weight: 600;
+  padding-top: 10px; overflow-wrap: anywhere; }
+.strips td { border: 0; padding: 2px 0; }
+.strips img { display: block; width: 100%; height: auto; }
 .maps { display: grid; gap: 28px 40px; margin-top: 16px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
 .maps figure { overflow-x: auto; }
@@ -73,5 +85,5 @@ summary .soft { margin-left: .6em; }
 ul.notes { padding-left: 18px; margin: 8px 0; max-width: 60em; }
 @media (max-width: 700px) { main { padding: 24px 16px 48px; } h1 { font-size: 24px; }
   h2 { margin-top: 40px; } }
-@media print { main { padding: 0; } figure, .banner { break-inside: avoid; } }
+@media print { main { padding: 0; } figure, .banner, tbody { break-inside: avoid; } }
 """
