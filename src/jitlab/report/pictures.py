@@ -42,7 +42,13 @@ def samples(experiment: Experiment) -> str:
     )
     if several:
         text += " One seed is shown."
-    return f'<section><h2>Samples</h2><p class="soft">{text}</p><div class="samples">{columns}</div></section>'
+    # Three beside each other where that leaves no gap: so predictions stand below their like.
+    width = 3 if len(experiment.arms) % 3 == 0 else 4
+    many = " many" if len(experiment.arms) > width else ""
+    return (
+        f'<section><h2>Samples</h2><p class="soft">{text}</p>'
+        f'<div class="samples{many}" style="--columns: {width}">{columns}</div></section>'
+    )
 
 
 def noise_levels(experiment: Experiment) -> str:

@@ -39,7 +39,7 @@ td.arm { font-weight: 650; white-space: nowrap; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 14px; margin: 10px 0 4px; }
 .panels, .samples { display: grid; gap: 20px 28px; margin-top: 12px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); }
-.samples { grid-template-columns: repeat(auto-fit, minmax(min(100%, max(165px, 25% - 20px)), 1fr));
+.samples { grid-template-columns: repeat(auto-fit, minmax(min(100%, max(165px, 100% / var(--columns) - 20px)), 1fr));
   gap: 20px; }
 figure { margin: 0; min-width: 0; }
 .panels figure { max-width: 460px; display: flex; flex-direction: column; justify-content: space-between; }
@@ -51,6 +51,7 @@ svg * { stroke-linejoin: round; }
 .samples h3 { font-size: 16px; margin: 0 0 6px; overflow-wrap: anywhere; }
 .samples img { display: block; width: 100%; max-width: 512px; height: auto;
   border-radius: 3px; background: var(--wash); }
+.samples.many img { max-width: 256px; }
 .samples figcaption { margin: 4px 0 14px; }
 img.pixels { image-rendering: pixelated; }
 .strips { display: grid; gap: 28px; align-items: start; margin: 16px 0 12px;
@@ -83,7 +84,9 @@ summary .soft { margin-left: .6em; }
 .finals li { display: flex; justify-content: space-between; gap: 12px; break-inside: avoid;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 ul.notes { padding-left: 18px; margin: 8px 0; max-width: 60em; }
-@media (max-width: 700px) { main { padding: 24px 16px 48px; } h1 { font-size: 24px; }
+@media (max-width: 700px) { .differs { display: none; } main { padding: 24px 16px 48px; } h1 { font-size: 24px; }
   h2 { margin-top: 40px; } }
+/* White figures on cells that a printer leaves white would be gone. */
+.maps td, .dot, .banner { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 @media print { main { padding: 0; } figure, .banner, tbody { break-inside: avoid; } }
 """
