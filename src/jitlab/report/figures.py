@@ -175,8 +175,16 @@ def ordered_panel(lines: Sequence[OrderedLine], ticks: Sequence[tuple[float, str
     axes = figure.axes[0]
     for line in lines:
         points = (*line.joined, *line.apart)
-        x, y, spread = ([getattr(point, name) for point in points] for name in ("x", "y", "spread"))
-        axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=line.color, elinewidth=1.2, capsize=3)
+        spread = [point for point in points if point.spread > 0]
+        axes.errorbar(
+            [point.x for point in spread],
+            [point.y for point in spread],
+            yerr=[point.spread for point in spread],
+            fmt="none",
+            ecolor=line.color,
+            elinewidth=1.2,
+            capsize=3,
+        )
         hollow = [point for point in points if point.hollow]
         axes.scatter(
             [point.x for point in hollow],

@@ -155,7 +155,7 @@ def _curves(experiment: Experiment, panels: Sequence[Panel]) -> str:
     return (
         f'<section><h2>Result by {escape(field_name(field))}</h2><p class="soft">{escape(text)}</p>'
         + (f'<div class="legend">{legend}</div>' if groups != [None] else "")
-        + f'<div class="panels">{figures}</div></section>'
+        + f'<div class="panels ordered">{figures}</div></section>'
     )
 
 

@@ -26,13 +26,13 @@ header p { max-width: none; }
 .wide { overflow-x: auto; margin: 24px 0 12px; }
 table { border-collapse: collapse; font-size: 15px; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; vertical-align: bottom; font-weight: 500; color: var(--soft); font-size: 13px;
-  line-height: 1.3; border-bottom: 1px solid #b9bfc7; padding: 6px 18px 6px 0; }
-td { border-bottom: 1px solid var(--line); padding: 8px 18px 8px 0; vertical-align: top; }
+  line-height: 1.3; border-bottom: 1px solid #b9bfc7; padding: 6px 14px 6px 0; }
+td { border-bottom: 1px solid var(--line); padding: 8px 14px 8px 0; vertical-align: top; }
 th:last-child, td:last-child { padding-right: 0; }
 th.number, td.number { text-align: right; }
 td.number { white-space: nowrap; }
 td small { display: block; color: var(--soft); font-size: 12px; }
-td.open { color: #8a5a00; min-width: 11em; }
+td.open { color: #8a5a00; min-width: 8em; }
 td.arm { font-weight: 650; white-space: nowrap; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; background: var(--arm);
   margin-right: .5em; }
@@ -43,6 +43,7 @@ td.arm { font-weight: 650; white-space: nowrap; }
   gap: 20px; }
 figure { margin: 0; min-width: 0; }
 .panels figure { max-width: 460px; display: flex; flex-direction: column; justify-content: space-between; }
+.panels.ordered figure { justify-content: flex-start; }
 .panels figcaption { color: var(--ink); font-size: 14px; font-weight: 600; margin-bottom: 4px;
   overflow-wrap: anywhere; }
 .panels figcaption small { display: block; color: var(--soft); font-weight: 400; font-size: 13px; }
