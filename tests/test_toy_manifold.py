@@ -55,6 +55,9 @@ def test_an_experiment_ends_with_table_pictures_and_report(spiral, capsys):
     picture = np.asarray(Image.open(folder / "x_d2" / "samples" / "step000012-ema0.5.png"))
     assert picture.ndim == 3
     assert len(np.unique(picture)) > 10
+    with Image.open(folder / "eps_d512" / "samples" / "step000012-strip.png") as strip:
+        assert strip.info["t"] == "0 0.333333 0.666667 1"
+        assert strip.width == 2 * strip.height
     assert "eval/off_plane" in (folder / "report.html").read_text()
 
 

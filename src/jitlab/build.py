@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,13 +14,14 @@ from lightning.pytorch.loggers.logger import Logger
 from rich.console import Console
 
 from jitlab.callbacks.checkpointing import Checkpointing
-from jitlab.callbacks.drawing import Draw, draw_images, draw_points
+from jitlab.callbacks.drawing import POINTS_INCHES, STRIP_INCHES, Draw, draw_images, draw_points
 from jitlab.callbacks.ema import Ema
 from jitlab.callbacks.evaluation import Evaluation, EvaluationSettings
 from jitlab.callbacks.progress import TerminalProgress
 from jitlab.callbacks.sample_grid import SampleGrid
 from jitlab.callbacks.saved_config import SavedConfig
 from jitlab.callbacks.stop import StopRequest
+from jitlab.callbacks.strip import DenoisingStrip, strip_numbers
 from jitlab.callbacks.throughput import Throughput
 from jitlab.callbacks.training_log import TrainingLog
 from jitlab.config import load
@@ -141,11 +142,19 @@ def build_measure(config: Config, datamodule: DataModule) -> Measure:
     return ImageMeasure(datamodule.reference_images, config.model.patch_size)
 
 
-def build_draw(datamodule: DataModule) -> Draw:
-    """Return what draws generated samples."""
+def build_draw(datamodule: DataModule, inches: float) -> Draw:
+    """Return what draws generated samples; points in a picture of so many inches, images as they are."""
     if isinstance(datamodule, SpiralDataModule):
-        return draw_points(datamodule.projection, spiral.curve())
+        return draw_points(datamodule.projection, spiral.curve(), inches)
     return draw_images
+
+
+def strip_groups(config: Config) -> Sequence[Sequence[int]]:
+    """Return which samples of the grid the denoising strip shows: images one by one, points all together."""
+    images = config.evaluation.grid_images
+    if config.data.source == spiral.NAME:
+        return [range(images)]
+    return [[number] for number in strip_numbers(images)]
 
 
 def build_module(config: Config) -> JiTModule:
@@ -232,7 +241,17 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         images=config.evaluation.grid_images,
         batch_size=config.evaluation.batch_size,
         num_classes=num_classes(config),
-        draw=build_draw(datamodule),
+        draw=build_draw(datamodule, POINTS_INCHES),
+        pause=throughput.paused,
+        progress=report,
+    )
+    strip = DenoisingStrip(
+        ema,
+        groups=strip_groups(config),
+        grid_images=config.evaluation.grid_images,
+        batch_size=config.evaluation.batch_size,
+        num_classes=num_classes(config),
+        draw=build_draw(datamodule, STRIP_INCHES),
         pause=throughput.paused,
         progress=report,
     )
@@ -254,7 +273,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         devices=1,
         precision=_precision(config.train.precision),
         logger=context.loggers,
-        callbacks=[ema, saved_config, throughput, training_log, progress, checkpointing, grid, evaluation],
+        callbacks=[ema, saved_config, throughput, training_log, progress, checkpointing, grid, strip, evaluation],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=context.checkpoint.parent,
         use_distributed_sampler=False,

@@ -8,20 +8,17 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from jitlab import build
+from jitlab.callbacks.drawing import draw_images, draw_strip
 from jitlab.checkpoint_files import open_checkpoint
 from jitlab.config import load
 from jitlab.errors import UserError
-from jitlab.training.module import JiTModule
-from jitlab.training.signal import to_images
+from jitlab.training.trajectory import Trajectory
 
 COLUMNS = 8
-TRAJECTORY_TIMES = (0.0, 0.2, 0.4, 0.6, 0.8)
-# Of times that the network sees in float32.
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -36,45 +33,6 @@ class Request:
     weights: str | None
     grid: bool
     trajectory: bool
-
-
-class Trajectory:
-    """Looks on while a network is sampled from; keeps z_t and the predicted x at the first t from each chosen one on.
-
-    A solver may ask twice at the same t; the later answer is the one that it goes on from.
-    """
-
-    def __init__(self, module: JiTModule, images: int) -> None:
-        self._module = module
-        self._images = images
-        self._kept: dict[float, tuple[float, Tensor, Tensor]] = {}
-
-    def __call__(self, _: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        """Take a call of the network in, guided (both branches in one batch) or not."""
-        z, t = inputs[:2]
-        now = t[0].item()
-        chosen = max(time for time in TRAJECTORY_TIMES if time <= now + ROUNDING)
-        if chosen in self._kept and self._kept[chosen][0] != now:
-            return
-        objective = self._module.objective
-        v = objective.velocity(output.float(), z, t)
-        if len(z) > self._images:
-            conditional, unconditional = v.chunk(2)
-            v = unconditional + self._module.sampler.guidance_scale * (conditional - unconditional)
-            z = z[: self._images]
-        self._kept[chosen] = now, to_images(z).cpu(), to_images(z + (1 - now) * v).cpu()
-
-    @property
-    def times(self) -> list[float]:
-        """Return the times that were kept, in order."""
-        return [self._kept[chosen][0] for chosen in sorted(self._kept)]
-
-    def rows(self, final: Tensor) -> Tensor:
-        """Return (B, 2, T + 1, C, H, W): each image's z_t, then its predicted x, over t; `final` is at t = 1."""
-        kept = [self._kept[chosen] for chosen in sorted(self._kept)]
-        noisy = torch.stack([z for _, z, _ in kept] + [final], dim=1)
-        predicted = torch.stack([x for _, _, x in kept] + [final], dim=1)
-        return torch.stack([noisy, predicted], dim=1)
 
 
 def sample(path: Path, out: Path, request: Request, console: Console) -> list[Path]:
@@ -97,35 +55,32 @@ def sample(path: Path, out: Path, request: Request, console: Console) -> list[Pa
     with Progress(console=console) as progress, build.precision_context(config):
         task = progress.add_task(f"drawing {len(labels)} images", total=len(labels))
         for numbers in torch.arange(len(labels)).split(request.batch_size):
-            trajectory = Trajectory(module, len(numbers))
-            hook = module.network.register_forward_hook(trajectory) if request.trajectory else None
-            images.append(module.generate(numbers.tolist(), labels[numbers]).cpu())
-            if hook:
-                hook.remove()
+            trajectory = Trajectory(module.signal) if request.trajectory else None
+            images.append(module.generate(numbers.tolist(), labels[numbers], trajectory).cpu())
+            if trajectory:
                 strips.append(trajectory.rows(images[-1]))
                 times = trajectory.times
             progress.advance(task, len(numbers))
     files = _write_images(out, torch.cat(images), labels, request)
     if request.trajectory:
-        files.append(_write(out / "trajectory.png", _strip(torch.cat(strips))))
-        console.print(f"trajectory: z and predicted x at t = {', '.join(f'{t:.2f}' for t in times)}, 1.00")
+        strip = draw_strip(torch.cat(strips).split(1), draw_images)
+        files.append(_write(out / "trajectory.png", strip))
+        console.print(f"trajectory: z and predicted x at t = {', '.join(f'{t:.2f}' for t in times)}")
     return files
 
 
 def _write_images(out: Path, images: Tensor, labels: Tensor, request: Request) -> list[Path]:
     if request.grid:
         columns = request.count if request.count > 1 else min(COLUMNS, len(images))
-        return [_write(out / "grid.png", make_grid(images, nrow=columns, padding=0))]
-    named = zip(images, labels.tolist(), strict=True)
-    return [_write(out / f"{index:05d}-class{label}.png", image) for index, (image, label) in enumerate(named)]
+        grid = make_grid(images, nrow=columns, padding=0)
+        return [_write(out / "grid.png", Image.fromarray(grid.permute(1, 2, 0).numpy()))]
+    named = zip(images.split(1), labels.tolist(), strict=True)
+    return [
+        _write(out / f"{index:05d}-class{label}.png", draw_images(image)) for index, (image, label) in enumerate(named)
+    ]
 
 
-def _strip(rows: Tensor) -> Tensor:
-    strip: Tensor = make_grid(rows.flatten(0, 2), nrow=rows.shape[2], padding=0)
-    return strip
-
-
-def _write(path: Path, image: Tensor) -> Path:
+def _write(path: Path, picture: Image.Image) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    picture.save(path)
     return path

@@ -94,8 +94,10 @@ def test_every_line_is_one_json_object(tmp_path):
         assert json.loads(line).keys() == {"step", "time", "metrics"}
 
 
-def test_picture_is_written_as_it_is(tmp_path):
+def test_picture_is_written_as_it_is_with_its_texts(tmp_path):
     picture = Image.effect_noise((300, 20), 50)
+    picture.info["t"] = "0 0.5 1"
     RunFolder(tmp_path).log_image("ema0.99", picture, 40)
     written = Image.open(tmp_path / "samples" / "step000040-ema0.99.png")
     assert written.tobytes() == picture.tobytes()
+    assert written.info == {"t": "0 0.5 1"}

@@ -80,6 +80,7 @@ def test_a_short_curve_is_left_alone():
         ((1.0, 9.0), False),
         ((1.0, 11.0), True),
         ((0.0, 100.0), False),
+        ((2e-16, 0.5), False),
         ((math.nan, 1.0, 100.0), True),
         ((), False),
     ],

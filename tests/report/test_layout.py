@@ -3,13 +3,16 @@
 import json
 import re
 from html import unescape
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jitlab.report.collect import collect
+from jitlab.report.figures import OrderedLine, Point, ordered_panel
 from jitlab.report.layout import along, by_axes, shades, ticks
+from jitlab.report.style import CSS
 from tests.report.conftest import entry, write_experiment, write_run
 
 SPACES = ("x", "eps", "v")
@@ -98,23 +101,60 @@ def test_several_seeds_show_their_spread(tmp_path):
     assert maps(by_axes(collect(folder)))[KEY][1][1] == "11.00 ± 1.41"
 
 
+def test_a_figure_of_fewer_seeds_than_asked_for_says_so(tmp_path):
+    folder = crossed(tmp_path, seeds=3)
+    end(folder, "x_loss_x-s1", 12.0)
+    end(folder, "x_loss_x-s2", 11.0)
+    end(folder, "x_loss_eps-s1", 20.0)
+    end(folder, "x_loss_eps-s2", 20.0, status="failed")
+    rows = maps(by_axes(collect(folder)))[KEY]
+    assert rows[1][1:] == ["11.00 ± 1.00", "20.00 ± 0.00  2 of 3 seeds", "30.00 1 of 3 seeds"]
+
+
+def test_seeds_of_which_one_is_not_finite_have_no_colour(tmp_path):
+    folder = crossed(tmp_path, seeds=3)
+    end(folder, "x_loss_x-s1", float("inf"))
+    end(folder, "x_loss_x-s2", float("-inf"))
+    text = by_axes(collect(folder))
+    assert maps(text)[KEY][1][1] == "not finite"
+    assert '<td class="open">not finite' in text
+
+
 def test_a_crossed_question_without_published_figures_stands_alone(tmp_path):
     text = by_axes(collect(crossed(tmp_path)))
     assert list(maps(text)) == [KEY]
     assert "gives no figures" in text
 
 
-def test_colors_rise_with_the_logarithm_and_text_is_readable():
-    def luminance(color: str) -> float:
-        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] if len(color) == 7 else [1.0, 1.0, 1.0]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
+
+def contrast(*colors: str) -> float:
+    dark, light = sorted(map(luminance, colors))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("selector", [".maps td", ".maps td.open"])
+def test_text_without_a_figure_is_readable_on_its_cell(selector):
+    variables = dict(re.findall(r"--(\w+): (#\w+)", CSS))
+    rules = {**declared(".maps td"), **declared(selector)}
+    colors = [re.sub(r"var\(--(\w+)\)", lambda m: variables[m[1]], rules[name]) for name in ("background", "color")]
+    assert contrast(*colors) >= 4.5
+
+
+def declared(selector: str) -> dict[str, str]:
+    (block,) = re.findall(rf"(?m)^{re.escape(selector)} {{(.*?)}}", CSS, re.DOTALL)
+    return dict(re.findall(r"([\w-]+):\s*([^;]+?)\s*(?:;|$)", block))
+
+
+def test_colors_rise_with_the_logarithm_and_text_is_readable():
     backgrounds = [luminance(back) for back, _ in shades([1.0, 3.0, 10.0, 30.0, 100.0])]
     assert backgrounds == sorted(backgrounds, reverse=True)
-    for back, text in shades([1.1**power for power in range(60)]):
-        light, dark = sorted([luminance(back), luminance(text)], reverse=True)
-        assert (light + 0.05) / (dark + 0.05) > 3.8
+    for back, text in shades([1.01**power for power in range(600)]):
+        assert contrast(back, text) >= 4.5
     assert shades([0.0, 0.0]) == [shades([1.0])[0]] * 2
     assert shades([]) == []
 
@@ -159,7 +199,7 @@ def test_texts_of_a_heat_map_are_escaped(tmp_path):
     write_run(folder, "a", [entry(1, **{hostile: 1.0})], grid=False, arm=hostile)
     text = by_axes(collect(folder))
     assert "<script" not in text
-    assert maps(text)[hostile][1] == [hostile, "1.000"]
+    assert maps(text)[hostile][1] == [hostile, "1.000 1 of 2 seeds"]
 
 
 def test_an_ordered_question_is_a_curve_with_none_behind_and_the_papers_beside(tmp_path):
@@ -174,6 +214,8 @@ def test_an_ordered_question_is_a_curve_with_none_behind_and_the_papers_beside(t
     assert ticks(experiment) == ([(8, "8"), (64, "64"), (128, "128"), (256.0, "none")], True)
     text = by_axes(experiment)
     assert text.count("<svg") == 2
+    assert "over model.bottleneck_dim: a0 4.000, a8 3.000" in text or "a8 3.000, a0 4.000" in text
+    assert "No point: a64 (missing), a128 (missing)." in text
     assert "published fid, Figure 4, imagenet256" in text
     assert ">none<" in text
 
@@ -186,3 +228,62 @@ def test_an_ordered_question_with_lines_and_hostile_texts_is_escaped(tmp_path):
     text = by_axes(collect(folder))
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+
+
+def drawn_segments(lines, ticks, log):
+    """Return the polylines of a panel, each as its x values."""
+    figure = ordered_panel(lines, ticks, log)
+    segments = []
+    for line in figure.axes[0].lines:
+        if (line.get_gid() or "").startswith("curve "):
+            x, y = line.get_xdata(), line.get_ydata()
+            runs = "".join(" " if isnan(value) else "x" for value in y).split()
+            places = iter([at for at, value in zip(x, y, strict=True) if not isnan(value)])
+            segments += [[next(places) for _ in run] for run in runs]
+    return segments
+
+
+def test_none_is_drawn_apart_and_numbers_are_joined(tmp_path):
+    points = [Point(float(x), 1.0, 0.0, hollow=False) for x in (8, 16, 32)]
+    apart = Point(64.0, 2.0, 0.1, hollow=False)
+    marks = [(8.0, "8"), (16.0, "16"), (32.0, "32"), (64.0, "none")]
+    line = OrderedLine("a", "#0072b2", tuple(points), (apart,))
+    assert drawn_segments([line], marks, True) == [[8.0, 16.0, 32.0], [64.0]]
+
+
+def test_a_curve_through_numbers_stops_before_none(tmp_path):
+    places = {f"a{value}": {"x": value} for value in (8, 16, 0)}
+    folder = write_laid_out(tmp_path, {"x": "model.bottleneck_dim"}, places)
+    for number, arm in enumerate(places, start=1):
+        end(folder, arm, float(number))
+    (path,) = re.findall(r'<g id="layout0 None"> *<path d="([^"]*)"', by_axes(collect(folder)))
+    assert path.count("L") == 1
+
+
+def test_words_are_joined_in_the_order_of_the_arms(tmp_path):
+    places = {arm: {"x": arm} for arm in ("plain", "none", "all")}
+    folder = write_laid_out(tmp_path, {"x": "arm"}, places)
+    for number, arm in enumerate(places, start=1):
+        end(folder, arm, float(number))
+    (path,) = re.findall(r'<g id="layout0 None"> *<path d="([^"]*)"', by_axes(collect(folder)))
+    assert path.count("L") == 2
+
+
+def test_a_curve_says_which_points_are_missing_and_which_are_of_fewer_seeds(tmp_path):
+    places = {f"a{value}": {"x": value} for value in (8, 16, 32, 64, 128)}
+    folder = write_laid_out(tmp_path, {"x": "model.bottleneck_dim"}, places, seeds=2)
+    for name, value in {"a8": 1.0, "a8-s1": 2.0, "a16": 3.0, "a64": float("nan"), "a64-s1": 1.0}.items():
+        end(folder, name, value)
+    end(folder, "a32", 1.0, status="failed")
+    write_run(folder, "a128", [entry(600, other=1.0)], grid=False)
+    text = by_axes(collect(folder))
+    assert "No point: a32 (failed, missing), a64 (not finite), a128 (not logged, missing)." in text
+    assert "Hollow: a16 1 of 2 seeds." in text
+
+
+def test_hollow_points_are_drawn_over_their_line():
+    points = (Point(1.0, 1.0, 0.0, hollow=False), Point(2.0, 2.0, 0.0, hollow=True))
+    figure = ordered_panel([OrderedLine("a", "#0072b2", points, ())], [(1.0, "1"), (2.0, "2")], False)
+    (hollow,) = [found for found in figure.axes[0].collections if len(found.get_offsets()) and found.get_zorder() == 3]
+    assert hollow.get_offsets().tolist() == [[2.0, 2.0]]
+    assert hollow.get_facecolor().tolist() == [[1.0, 1.0, 1.0, 1.0]]

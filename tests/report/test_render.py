@@ -6,10 +6,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jitlab.errors import UserError
 from jitlab.report.collect import collect
+from jitlab.report.pictures import samples
 from jitlab.report.render import summary, write_report
+from jitlab.report.style import CSS
 from tests.report.conftest import ARMS, LINK, entry, lines_of, write_experiment, write_run
 
 HOSTILE = '"><script>alert(1)</script>$\\frac{&amp;'
@@ -116,6 +119,32 @@ def test_pictures_side_by_side_are_of_one_seed(folder):
     alts = [attributes["alt"] or "" for tag, attributes in page_of(folder).tags if tag == "img"]
     assert len(alts) == 6
     assert all("seed 1" in alt for alt in alts)
+
+
+@pytest.mark.parametrize(("arms", "kind", "columns"), [(3, "samples", 3), (4, "samples", 4), (9, "samples many", 3)])
+def test_grids_stand_in_full_rows(tmp_path, arms, kind, columns):
+    write_experiment(tmp_path, arms=[f"a{number}" for number in range(arms)])
+    assert f'<div class="{kind}" style="--columns: {columns}">' in samples(collect(tmp_path))
+
+
+def test_a_narrow_page_and_print_keep_what_counts(folder):
+    page = page_of(folder)
+    # Hidden on a narrow page, where it would push the figures out of sight: told again among the runs.
+    assert ".differs { display: none; }" in CSS
+    assert [tag for tag, attributes in page.tags if attributes.get("class") == "differs"] == ["th"] + ["td"] * len(ARMS)
+    assert page.text.count("objective.prediction = eps") == 1
+    # White figures on dark cells, of which browsers print no background unless they are told.
+    (rule,) = (rule for rule in CSS.split("}") if " print-color-adjust: exact" in rule)
+    assert ".maps td" in rule
+
+
+def test_small_grids_keep_their_pixels_square_and_large_pictures_are_smooth(folder):
+    Image.effect_noise((512, 512), 50).save(folder / "v" / "samples" / "step000600-raw.png")
+    images = [attributes for tag, attributes in page_of(folder).tags if tag == "img"]
+    smooth = [image["alt"] for image in images if image.get("class") != "pixels"]
+    assert smooth == ["Sample grid of v, raw weights, step 600"]
+    rules = [rule for rule in CSS.split("}") if "image-rendering" in rule]
+    assert [rule.split("{")[0].strip() for rule in rules] == ["img.pixels"]
 
 
 def test_a_damaged_picture_is_said_and_the_rest_stands(folder):

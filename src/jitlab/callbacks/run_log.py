@@ -11,6 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from jitlab.errors import UserError
 from jitlab.files import write_bytes
@@ -53,7 +54,7 @@ def image_is_missing(trainer: Trainer, key: str) -> bool:
 
 
 class RunFolder(Logger):
-    """Appends metrics to `metrics.jsonl` and writes sample grids below `samples/`.
+    """Appends metrics to `metrics.jsonl` and writes pictures below `samples/`.
 
     A step that is trained again after a crash is not logged again: the same step gives the same numbers.
     """
@@ -120,9 +121,12 @@ class RunFolder(Logger):
 
     @rank_zero_only
     def log_image(self, key: str, image: Image.Image, step: int) -> None:
-        """Write a picture as `samples/stepNNNNNN-KEY.png`."""
+        """Write a picture as `samples/stepNNNNNN-KEY.png`, with the texts in its `info` as PNG texts."""
+        texts = PngInfo()
+        for name, text in image.info.items():
+            texts.add_text(str(name), str(text))
         encoded = io.BytesIO()
-        image.save(encoded, "PNG")
+        image.save(encoded, "PNG", pnginfo=texts)
         write_bytes(self._picture(key, step), encoded.getvalue())
 
     @rank_zero_only

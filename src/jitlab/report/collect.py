@@ -13,7 +13,8 @@ from jitlab.report.records import Curve, Experiment, Grid, Published, Run
 __all__ = ["ClosingRow", "closing_rows", "collect", "read_curves", "read_run"]
 
 FALLBACK_COLORS = ("#2a6fdb", "#e08a1e", "#b3364a", "#2f8f5b", "#7a4fb5", "#6b7280")
-_GRID_NAME = re.compile(r"step(\d+)-(.+)\.png")
+_PICTURE_NAME = re.compile(r"step(\d+)-(.+)\.png")
+_STRIP = "strip"
 _HEX_COLOR = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
 
 
@@ -59,6 +60,8 @@ def read_run(folder: Path) -> Run:
     facts = _read_object(folder / "status.json", required=("arm", "seed", "status"))
     curves, times = read_curves(folder / "metrics.jsonl")
     config = folder / "config.yaml"
+    pictures = _pictures(folder / "samples")
+    strips = [picture.path for picture in pictures if picture.weights == _STRIP]
     return Run(
         name=folder.name,
         arm=facts["arm"],
@@ -72,7 +75,8 @@ def read_run(folder: Path) -> Run:
         hardware=facts.get("hardware"),
         config=config.read_text(encoding="utf-8") if config.is_file() else None,
         curves=curves,
-        grids=_grids(folder / "samples"),
+        grids=tuple(picture for picture in pictures if picture.weights != _STRIP),
+        strip=strips[-1] if strips else None,
         times=times,
     )
 
@@ -105,8 +109,8 @@ def read_curves(path: Path) -> tuple[dict[str, Curve], tuple[float, ...]]:
     return curves, (min(times), max(times)) if times else ()
 
 
-def _grids(folder: Path) -> tuple[Grid, ...]:
-    matches = ((path, _GRID_NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.png")))
+def _pictures(folder: Path) -> tuple[Grid, ...]:
+    matches = ((path, _PICTURE_NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.png")))
     return tuple(Grid(int(match[1]), match[2], path) for path, match in matches if match)
 
 
@@ -130,7 +134,7 @@ def _published_elsewhere(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Pu
 
 
 def _missing_run(name: str, arm: str, seed: int) -> Run:
-    return Run(name, arm, seed, "missing", None, 0.0, 0, None, None, None, None, {}, (), ())
+    return Run(name, arm, seed, "missing", None, 0.0, 0, None, None, None, None, {}, (), None, ())
 
 
 def _colors(arms: tuple[str, ...], chosen: Mapping[str, str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from jitlab.report.records import Curve, Experiment, Run
 MAX_POINTS = 2000
 INCHES = (4.8, 3.0)
 INK = "#5b6470"
+_ROUNDING = 1e-9
 _NOISE_LEVEL = re.compile(r"(.+)_t(\d*\.?\d+)")
 _VIEW_BOX = re.compile(r'viewBox="([^"]*)"')
 _SHORTER = tuple(
@@ -59,6 +60,26 @@ class Line:
     color: str
     x: tuple[float, ...]
     y: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on an ordered axis: mean and standard deviation; hollow where it averages fewer seeds than asked."""
+
+    x: float
+    y: float
+    spread: float
+    hollow: bool
+
+
+@dataclass(frozen=True)
+class OrderedLine:
+    """Points that a line joins, in order, and points that stand apart from it."""
+
+    name: str
+    color: str
+    joined: tuple[Point, ...]
+    apart: tuple[Point, ...]
 
 
 def metric_lines(experiment: Experiment, key: str) -> tuple[Line, ...]:
@@ -110,9 +131,9 @@ def thin(curve: Curve, most: int = MAX_POINTS) -> Curve:
 
 
 def wants_log(lines: Sequence[Line]) -> bool:
-    """Return whether the values are positive and span more than a decade."""
+    """Return whether the values are positive, beyond what rounding leaves of a 0, and span more than a decade."""
     values = [value for line in lines for value in line.y if math.isfinite(value)]
-    return bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+    return bool(values) and min(values) > _ROUNDING * max(values) and max(values) > 10 * min(values)
 
 
 def panel(lines: Sequence[Line], x_label: str, log: bool | None = None) -> Any:
@@ -148,14 +169,31 @@ def panel(lines: Sequence[Line], x_label: str, log: bool | None = None) -> Any:
     return figure
 
 
-def ordered_panel(
-    lines: Sequence[Line], spreads: Sequence[Sequence[float]], ticks: Sequence[tuple[float, str]], log_x: bool
-) -> Any:
-    """Return a panel of points over a varied setting, with error bars of the given sizes and ticks at its values."""
-    figure = panel(lines, "")
+def ordered_panel(lines: Sequence[OrderedLine], ticks: Sequence[tuple[float, str]], log_x: bool) -> Any:
+    """Return a panel of points over a varied setting, with error bars and with ticks at the setting's values."""
+    figure = panel([_with_gaps(line) for line in lines], "")
     axes = figure.axes[0]
-    for line, spread in zip(lines, spreads, strict=True):
-        axes.errorbar(line.x, line.y, yerr=spread, fmt="none", ecolor=line.color, elinewidth=1.2, capsize=3)
+    for line in lines:
+        points = (*line.joined, *line.apart)
+        spread = [point for point in points if point.spread > 0]
+        axes.errorbar(
+            [point.x for point in spread],
+            [point.y for point in spread],
+            yerr=[point.spread for point in spread],
+            fmt="none",
+            ecolor=line.color,
+            elinewidth=1.2,
+            capsize=3,
+        )
+        hollow = [point for point in points if point.hollow]
+        axes.scatter(
+            [point.x for point in hollow],
+            [point.y for point in hollow],
+            s=22,
+            facecolors="white",
+            edgecolors=line.color,
+            zorder=3,
+        )
     if log_x:
         axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
@@ -167,6 +205,14 @@ def ordered_panel(
         ha="right" if long else "center",
     )
     return figure
+
+
+def _with_gaps(line: OrderedLine) -> Line:
+    # A value that is not finite leaves a gap: nothing joins a point to one that stands apart.
+    places = [(point.x, point.y) for point in line.joined]
+    for point in line.apart:
+        places += [(point.x, math.nan), (point.x, point.y)]
+    return Line(line.name, line.color, tuple(x for x, _ in places), tuple(y for _, y in places))
 
 
 def svg(figure: Any, name: str, alt: str) -> str:

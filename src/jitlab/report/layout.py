@@ -8,33 +8,45 @@ from html import escape
 from typing import Any
 
 from jitlab.report.closing import NOTHING, spread_text
-from jitlab.report.figures import Line, ordered_panel, svg
+from jitlab.report.figures import OrderedLine, Point, ordered_panel, svg
 from jitlab.report.records import Experiment, Published
 
 NONE_AT_ZERO = ("model.bottleneck_dim",)  # settings of which 0 means that there is none
 _COLORS = ((0xFD, 0xF6, 0xE8), (0xF3, 0xA8, 0x5F), (0xB3, 0x36, 0x4A), (0x4A, 0x12, 0x3F))  # lowest to highest
 _LEAST_SPAN = math.log(10)
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_INK, _WHITE = "#1d2330", "#fff"
+_BLACK, _WHITE = "#000000", "#ffffff"  # softer ones would leave colours in the middle that neither is read on
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands at one place of a heat map; without a finite value it has no colour."""
+    """What is known of an arm at its place; without a finite value it has no colour and no point."""
 
     text: str
     value: float | None = None
+    spread: float = 0.0
     failed: bool = False
+    seeds: str = ""  # `1 of 3 seeds` where the value is of fewer than were asked for
+
+
+Panel = tuple[str, Mapping[str, Cell]]
+"""A caption, and what is known of each arm."""
 
 
 def by_axes(experiment: Experiment) -> str:
     """Return the summary metrics over the question's axes; empty without axes, or before there is a figure."""
     keys = [key for key in experiment.summary_metrics if any(finals(experiment, arm, key) for arm in experiment.arms)]
-    if not keys:
+    if not keys or not experiment.axes:
         return ""
+    panels: list[Panel] = [(key, {arm: _measured(experiment, arm, key) for arm in experiment.arms}) for key in keys]
+    if found := experiment.nearest_published():
+        scale, published = found
+        reported = {arm: _reported(published, arm) for arm in experiment.arms}
+        # Second, so that it stands beside the first metric: that one is the distance it compares with.
+        panels.insert(1, (paper_caption(scale, published), reported))
     if set(experiment.axes) == {"rows", "columns"}:
-        return _heat_maps(experiment, keys)
-    return _curves(experiment, keys) if "x" in experiment.axes else ""
+        return _heat_maps(experiment, panels)
+    return _curves(experiment, panels) if "x" in experiment.axes else ""
 
 
 def finals(experiment: Experiment, arm: str, key: str) -> list[float]:
@@ -97,19 +109,8 @@ def shades(values: Sequence[float]) -> list[tuple[str, str]]:
     return [_shade((value - low) / span if span else 0.0) for value in scaled]
 
 
-def _heat_maps(experiment: Experiment, keys: Sequence[str]) -> str:
-    figures = [
-        _heat_map(experiment, key, {arm: _measured(experiment, arm, key) for arm in experiment.arms}) for key in keys
-    ]
-    if found := experiment.nearest_published():
-        scale, published = found
-        # Second, so that it stands beside the first metric: that one is the distance it compares with.
-        figures.insert(
-            1,
-            _heat_map(
-                experiment, paper_caption(scale, published), {arm: _reported(published, arm) for arm in experiment.arms}
-            ),
-        )
+def _heat_maps(experiment: Experiment, panels: Sequence[Panel]) -> str:
+    figures = "".join(_heat_map(experiment, caption, of_arm) for caption, of_arm in panels)
     rows, columns = (experiment.axes[axis] for axis in ("rows", "columns"))
     text = (
         f"Rows: {rows}. Columns: {columns}. Colours are logarithmic, from each map’s lowest figure (pale) to its "
@@ -118,7 +119,7 @@ def _heat_maps(experiment: Experiment, keys: Sequence[str]) -> str:
     heading = f"Result by {field_name(rows)} and {field_name(columns)}"
     return (
         f'<section><h2>{escape(heading)}</h2><p class="soft">{escape(text)}</p>'
-        f'<div class="maps">{"".join(figures)}</div></section>'
+        f'<div class="maps">{figures}</div></section>'
     )
 
 
@@ -134,18 +135,13 @@ def ticks(experiment: Experiment) -> tuple[list[tuple[float, str]], bool]:
     return [(behind if value == "none" else value, str(value)) for value in values], log
 
 
-def _curves(experiment: Experiment, keys: Sequence[str]) -> str:
-    measured = {key: {arm: finals(experiment, arm, key) for arm in experiment.arms} for key in keys}
-    panels = list(measured.items())
-    if found := experiment.nearest_published():
-        scale, published = found
-        panels.insert(1, (paper_caption(scale, published), {arm: [value] for arm, value in published.values.items()}))
+def _curves(experiment: Experiment, panels: Sequence[Panel]) -> str:
     groups = along(experiment, "lines") if "lines" in experiment.axes else [None]
     colors = {str(group): _LINES[i % len(_LINES)] for i, group in enumerate(groups)}
     figures = "".join(
         f"<figure><figcaption>{escape(caption)}</figcaption>"
-        f"{_curve(experiment, caption, number, values, colors)}</figure>"
-        for number, (caption, values) in enumerate(panels)
+        f"{_curve(experiment, caption, number, of_arm, colors)}{_open_points(of_arm)}</figure>"
+        for number, (caption, of_arm) in enumerate(panels)
     )
     legend = "".join(
         f'<span><span class="dot" style="--arm: {color}"></span>{escape(group)}</span>'
@@ -153,42 +149,50 @@ def _curves(experiment: Experiment, keys: Sequence[str]) -> str:
     )
     field = experiment.axes["x"]
     text = (
-        f"Over {field}; bars are the standard deviation over seeds, points are complete runs. {beside_text(experiment)}"
+        f"Over {field}; points are means of complete runs, bars their standard deviation over seeds. "
+        f"{beside_text(experiment)}"
     )
     return (
         f'<section><h2>Result by {escape(field_name(field))}</h2><p class="soft">{escape(text)}</p>'
         + (f'<div class="legend">{legend}</div>' if groups != [None] else "")
-        + f'<div class="panels">{figures}</div></section>'
+        + f'<div class="panels ordered">{figures}</div></section>'
     )
 
 
 def _curve(
-    experiment: Experiment, caption: str, number: int, values: Mapping[str, list[float]], colors: Mapping[str, str]
+    experiment: Experiment, caption: str, number: int, of_arm: Mapping[str, Cell], colors: Mapping[str, str]
 ) -> str:
     marks, log = ticks(experiment)
-    where = dict(zip(map(str, along(experiment, "x")), (at for at, _ in marks), strict=True))
-    lines, spreads = [], []
+    values = along(experiment, "x")
+    where = dict(zip(map(str, values), (at for at, _ in marks), strict=True))
+    numeric = any(map(is_number, values))
+    lines, said = [], []
     for group, color in colors.items():
-        points = sorted(
-            (where[str(place(experiment, arm, "x"))], statistics.fmean(found), spread_of(found))
-            for arm, found in values.items()
-            if found
-            and all(map(math.isfinite, found))
-            and place(experiment, arm, "x") is not None
-            and ("lines" not in experiment.axes or str(place(experiment, arm, "lines")) == group)
-        )
-        if points:
-            x, y, spread = zip(*points, strict=True)
-            lines.append(Line(group, color, x, y))
-            spreads.append(spread)
+        joined, apart = list[Point](), list[Point]()
+        for arm, cell in of_arm.items():
+            value = place(experiment, arm, "x")
+            if value is None or cell.value is None:
+                continue
+            if "lines" in experiment.axes and str(place(experiment, arm, "lines")) != group:
+                continue
+            point = Point(where[str(value)], cell.value, cell.spread, hollow=bool(cell.seeds))
+            (apart if numeric and value == "none" else joined).append(point)
+            said.append(f"{arm} {cell.text}")
+        if joined or apart:
+            lines.append(OrderedLine(group, color, tuple(sorted(joined, key=lambda point: point.x)), tuple(apart)))
     if not lines:
         return "<p>No figure yet.</p>"
-    return svg(ordered_panel(lines, spreads, marks, log), f"layout{number}", caption)
+    alt = f"{caption} over {experiment.axes['x']}: {', '.join(said)}"
+    return svg(ordered_panel(lines, marks, log), f"layout{number}", alt)
 
 
-def spread_of(values: Sequence[float]) -> float:
-    """Return the sample standard deviation, 0 of a single value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def _open_points(of_arm: Mapping[str, Cell]) -> str:
+    """Return which arms have no point and why, and which points are of fewer seeds than asked for."""
+    absent = [f"{arm} ({cell.text})" for arm, cell in of_arm.items() if cell.failed]
+    fewer = [f"{arm} {cell.seeds}" for arm, cell in of_arm.items() if cell.seeds and cell.value is not None]
+    notes = [f"No point: {', '.join(absent)}."] if absent else []
+    notes += [f"Hollow: {', '.join(fewer)}."] if fewer else []
+    return f'<p class="soft">{escape(" ".join(notes))}</p>' if notes else ""
 
 
 def _heat_map(experiment: Experiment, caption: str, of_arm: Mapping[str, Cell]) -> str:
@@ -217,18 +221,22 @@ def _heat_map(experiment: Experiment, caption: str, of_arm: Mapping[str, Cell]) 
 def _cell(cell: Cell, shade: tuple[str, str] | None) -> str:
     figure, sign, spread = cell.text.partition(" ± ")
     text = escape(figure) + (f"<small>± {escape(spread)}</small>" if sign else "")
+    text += f"<small>{cell.seeds}</small>" if cell.seeds else ""
     if shade:
         return f'<td style="background: {shade[0]}; color: {shade[1]}">{text}</td>'
     return f'<td class="open">{text}</td>' if cell.failed else f"<td>{text}</td>"
 
 
 def _measured(experiment: Experiment, arm: str, key: str) -> Cell:
-    values = finals(experiment, arm, key)
-    if values:
-        mean = statistics.fmean(values)
-        return Cell(spread_text(values), mean if math.isfinite(mean) else None, failed=not math.isfinite(mean))
-    states = dict.fromkeys(run.status for run in experiment.of_arm(arm) if not run.complete)
-    return Cell(", ".join(states) or NOTHING, failed=bool(states))
+    values, runs = finals(experiment, arm, key), experiment.of_arm(arm)
+    if not values:
+        states = dict.fromkeys(run.status if not run.complete else "not logged" for run in runs)
+        return Cell(", ".join(states) or NOTHING, failed=bool(states))
+    seeds = f"{len(values)} of {len(runs)} seeds" if len(values) < len(runs) else ""
+    if not all(map(math.isfinite, values)):
+        return Cell(spread_text(values), failed=True, seeds=seeds)
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Cell(spread_text(values), statistics.fmean(values), spread, seeds=seeds)
 
 
 def _reported(published: Published, arm: str) -> Cell:
@@ -242,7 +250,7 @@ def _shade(share: float) -> tuple[str, str]:
     left = min(int(at), len(_COLORS) - 2)
     pairs = zip(_COLORS[left], _COLORS[left + 1], strict=True)
     rgb = [round(a + (b - a) * (at - left)) for a, b in pairs]
-    # Relative luminance of sRGB as WCAG 2 defines it; ink and white stand out alike at about 0.215.
+    # Relative luminance of sRGB as WCAG 2 defines it; black and white stand out alike, by 4.58 : 1, at about 0.179.
     linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#" + "".join(f"{c:02x}" for c in rgb), _INK if luminance > 0.215 else _WHITE
+    return "#" + "".join(f"{c:02x}" for c in rgb), _BLACK if luminance > 0.179 else _WHITE

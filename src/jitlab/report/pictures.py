@@ -11,11 +11,13 @@ from PIL import Image
 from jitlab.report.closing import figure_text
 from jitlab.report.figures import Line, metric_lines, noise_level_base, noise_level_lines, panel, svg
 from jitlab.report.glossary import meaning
-from jitlab.report.records import Experiment, Grid, Run
+from jitlab.report.records import Experiment, Grid, Run, common_seed
 from jitlab.report.sections import dot, legend
 
 LARGEST_EXACT_BYTES = 100_000
 JPEG_QUALITY = 90
+PIXELS_WIDTH = 256
+"""A picture up to this wide is enlarged on the page, where its pixels should stay squares; others are smoothed."""
 _ERROR = re.compile(r"[^/]+/(x|eps|v)_mse")
 _TEXTS = {
     "Held-out error": "Mean squared error in x, eps and v space on a fixed held-out batch with fixed noise:"
@@ -40,7 +42,13 @@ def samples(experiment: Experiment) -> str:
     )
     if several:
         text += " One seed is shown."
-    return f'<section><h2>Samples</h2><p class="soft">{text}</p><div class="samples">{columns}</div></section>'
+    # Three beside each other where that leaves no gap: so predictions stand below their like.
+    width = 3 if len(experiment.arms) % 3 == 0 else 4
+    many = " many" if len(experiment.arms) > width else ""
+    return (
+        f'<section><h2>Samples</h2><p class="soft">{text}</p>'
+        f'<div class="samples{many}" style="--columns: {width}">{columns}</div></section>'
+    )
 
 
 def noise_levels(experiment: Experiment) -> str:
@@ -89,6 +97,13 @@ def embedded(content: bytes) -> tuple[str, int, int]:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}", pixels.width, pixels.height
 
 
+def image_tag(content: bytes, alt: str) -> str:
+    """Return a picture inside the page; raises OSError, SyntaxError or ValueError where it is damaged."""
+    source, width, height = embedded(content)
+    sharp = ' class="pixels"' if width <= PIXELS_WIDTH else ""
+    return f'<img src="{source}" alt="{escape(alt)}" width="{width}" height="{height}"{sharp}>'
+
+
 def _metrics(experiment: Experiment, title: str, keys: Sequence[str]) -> str:
     panels = [(key, metric_lines(experiment, key)) for key in keys]
     return _group(experiment, title, _TEXTS.get(title, ""), panels, "step")
@@ -120,14 +135,9 @@ def _space_order(key: str) -> tuple[int, str]:
     return (("x", "eps", "v").index(error[1]) if error else 3, key)
 
 
-def _shown_seed(experiment: Experiment) -> int | None:
-    # The seed that most arms have pictures of: pictures of different seeds show different noise.
-    seeds = [run.seed for run in experiment.runs if run.grids]
-    return max(sorted(set(seeds)), key=seeds.count) if seeds else None
-
-
 def _grids(experiment: Experiment, arm: str, several: bool) -> str:
-    seed = _shown_seed(experiment)
+    # Pictures of different seeds show different noise.
+    seed = common_seed(run for run in experiment.runs if run.grids)
     drawn = sorted((run for run in experiment.of_arm(arm) if run.grids), key=lambda run: run.seed != seed)
     if not drawn:
         return '<p class="soft">No samples yet.</p>'
@@ -140,10 +150,8 @@ def _grid(run: Run, grid: Grid, seed: str) -> str:
     weights = f"EMA {average[1]}" if average else f"{grid.weights} weights"
     caption = f"{weights}, step {grid.step}{seed}"
     try:
-        source, width, height = embedded(grid.path.read_bytes())
+        image = image_tag(grid.path.read_bytes(), f"Sample grid of {run.name}, {caption}")
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a damaged picture
         text = f"{caption}: {grid.path.name} cannot be read ({error})."
         return f'<p class="soft">{escape(text)}</p>'
-    alt = escape(f"Sample grid of {run.name}, {caption}")
-    image = f'<img src="{source}" alt="{alt}" width="{width}" height="{height}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -1,6 +1,6 @@
 """The records that a report is made of: an experiment, its runs, their curves and grids."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Run:
     config: str | None
     curves: Mapping[str, Curve]
     grids: tuple[Grid, ...]
+    strip: Path | None  # the denoising strip; a run from before there were any, or not at its end, has none
     times: tuple[float, ...]  # first and last entry of metrics.jsonl, seconds since 1970; empty without one
 
     @property
@@ -107,3 +108,9 @@ class Experiment:
     def metric_keys(self) -> tuple[str, ...]:
         """Return every metric key that any run logged, sorted."""
         return tuple(sorted({key for run in self.runs for key in run.curves}))
+
+
+def common_seed(runs: Iterable[Run]) -> int | None:
+    """Return the seed that most of the runs have, the lowest of several; None of no runs."""
+    seeds = [run.seed for run in runs]
+    return max(sorted(set(seeds)), key=seeds.count) if seeds else None

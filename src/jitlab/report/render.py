@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jitlab.files import write_json, write_text
-from jitlab.report import layout, pictures, sections
+from jitlab.report import layout, pictures, sections, strips
 from jitlab.report.collect import collect
 from jitlab.report.records import Experiment
 from jitlab.report.style import CSS
@@ -47,6 +47,7 @@ def html(experiment: Experiment) -> str:
         sections.results(experiment),
         layout.by_axes(experiment),
         pictures.samples(experiment),
+        strips.strips(experiment),
         pictures.noise_levels(experiment),
         pictures.curves(experiment),
         sections.runs(experiment),

@@ -54,11 +54,11 @@ def banner(experiment: Experiment) -> str:
 def results(experiment: Experiment) -> str:
     """Return the closing table with what its metrics mean."""
     rows = closing_rows(experiment)
-    heads = [_head("arm"), _head(_differs_heading(experiment)), _head("seeds", number=True)]
-    heads += [_head(key, number=True) for key in experiment.summary_metrics]
+    heads = [_head("arm"), _head(_differs_heading(experiment), "differs"), _head("seeds", "number")]
+    heads += [_head(key, "number") for key in experiment.summary_metrics]
     if experiment.published:
-        heads.append(_head(experiment.published.heading, number=True))
-    heads += [_head("minutes per run", number=True), _head("images/s", number=True), _head("status")]
+        heads.append(_head(experiment.published.heading, "number"))
+    heads += [_head("minutes per run", "number"), _head("images/s", "number"), _head("status")]
     body = "".join(_table_row(experiment, row) for row in rows)
     return (
         f'<section><h2>Result</h2><div class="wide"><table><thead><tr>{"".join(heads)}</tr></thead>'
@@ -107,9 +107,9 @@ def date_range(first: float, last: float) -> str:
     return f"{start:%Y-%m-%d, %H:%M} to {end:%Y-%m-%d, %H:%M} UTC"
 
 
-def _head(text: str, number: bool = False) -> str:
-    kind = ' class="number"' if number else ""
-    return f'<th scope="col"{kind}>{escape(text).replace("_", "_<wbr>")}</th>'
+def _head(text: str, kind: str = "") -> str:
+    marked = f' class="{kind}"' if kind else ""
+    return f'<th scope="col"{marked}>{escape(text).replace("_", "_<wbr>")}</th>'
 
 
 def _differs_heading(experiment: Experiment) -> str:
@@ -130,7 +130,8 @@ def _table_row(experiment: Experiment, row: ClosingRow) -> str:
     numbers += [row.minutes, row.images_per_second]
     status = "" if row.status == "complete" else ' class="open"'
     return (
-        f'<tr><td class="arm">{dot(experiment, row.arm)}{escape(row.arm)}</td><td>{escape(differs)}</td>'
+        f'<tr><td class="arm">{dot(experiment, row.arm)}{escape(row.arm)}</td>'
+        f'<td class="differs">{escape(differs)}</td>'
         + "".join(f'<td class="number">{_number(number)}</td>' for number in numbers)
         + f"<td{status}>{escape(row.status)}</td></tr>"
     )

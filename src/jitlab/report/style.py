@@ -26,32 +26,46 @@ header p { max-width: none; }
 .wide { overflow-x: auto; margin: 24px 0 12px; }
 table { border-collapse: collapse; font-size: 15px; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; vertical-align: bottom; font-weight: 500; color: var(--soft); font-size: 13px;
-  line-height: 1.3; border-bottom: 1px solid #b9bfc7; padding: 6px 18px 6px 0; }
-td { border-bottom: 1px solid var(--line); padding: 8px 18px 8px 0; vertical-align: top; }
+  line-height: 1.3; border-bottom: 1px solid #b9bfc7; padding: 6px 14px 6px 0; }
+td { border-bottom: 1px solid var(--line); padding: 8px 14px 8px 0; vertical-align: top; }
 th:last-child, td:last-child { padding-right: 0; }
 th.number, td.number { text-align: right; }
 td.number { white-space: nowrap; }
 td small { display: block; color: var(--soft); font-size: 12px; }
-td.open { color: #8a5a00; min-width: 11em; }
+td.open { color: #8a5a00; min-width: 8em; }
 td.arm { font-weight: 650; white-space: nowrap; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; background: var(--arm);
   margin-right: .5em; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 14px; margin: 10px 0 4px; }
 .panels, .samples { display: grid; gap: 20px 28px; margin-top: 12px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); }
-.samples { grid-template-columns: repeat(auto-fit, minmax(min(100%, max(165px, 25% - 20px)), 1fr));
+.samples { grid-template-columns: repeat(auto-fit, minmax(min(100%, max(165px, 100% / var(--columns) - 20px)), 1fr));
   gap: 20px; }
 figure { margin: 0; min-width: 0; }
 .panels figure { max-width: 460px; display: flex; flex-direction: column; justify-content: space-between; }
+.panels.ordered figure { justify-content: flex-start; }
 .panels figcaption { color: var(--ink); font-size: 14px; font-weight: 600; margin-bottom: 4px;
   overflow-wrap: anywhere; }
 .panels figcaption small { display: block; color: var(--soft); font-weight: 400; font-size: 13px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg * { stroke-linejoin: round; }
 .samples h3 { font-size: 16px; margin: 0 0 6px; overflow-wrap: anywhere; }
-.samples img { display: block; width: 100%; max-width: 512px; height: auto; image-rendering: pixelated;
+.samples img { display: block; width: 100%; max-width: 512px; height: auto;
   border-radius: 3px; background: var(--wash); }
+.samples.many img { max-width: 256px; }
 .samples figcaption { margin: 4px 0 14px; }
+img.pixels { image-rendering: pixelated; }
+.strips { display: grid; gap: 28px; align-items: start; margin: 16px 0 12px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
+.strips table { table-layout: fixed; max-width: 560px; }
+.strips th { border: 0; padding: 2px 0; text-align: center; vertical-align: middle; }
+.strips th:first-child { width: 60px; }
+.strips th[scope="row"] { font-size: 11px; line-height: 1.25; text-align: left; padding-right: 4px; }
+.strips thead th { position: sticky; top: 0; background: var(--paper); border-bottom: 1px solid #b9bfc7; }
+.strips th[scope="rowgroup"] { text-align: left; color: var(--ink); font-size: 14px; font-weight: 600;
+  padding-top: 10px; overflow-wrap: anywhere; }
+.strips td { border: 0; padding: 2px 0; }
+.strips img { display: block; width: 100%; height: auto; }
 .maps { display: grid; gap: 28px 40px; margin-top: 16px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
 .maps figure { overflow-x: auto; }
@@ -71,7 +85,9 @@ summary .soft { margin-left: .6em; }
 .finals li { display: flex; justify-content: space-between; gap: 12px; break-inside: avoid;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 ul.notes { padding-left: 18px; margin: 8px 0; max-width: 60em; }
-@media (max-width: 700px) { main { padding: 24px 16px 48px; } h1 { font-size: 24px; }
+@media (max-width: 700px) { .differs { display: none; } main { padding: 24px 16px 48px; } h1 { font-size: 24px; }
   h2 { margin-top: 40px; } }
-@media print { main { padding: 0; } figure, .banner { break-inside: avoid; } }
+/* White figures on cells that a printer leaves white would be gone. */
+.maps td, .dot, .banner { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+@media print { main { padding: 0; } figure, .banner, tbody { break-inside: avoid; } }
 """

@@ -1,6 +1,6 @@
 """The LightningModule: Algorithm 1 around a network, an objective and a sampler."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -126,10 +126,13 @@ class JiTModule(LightningModule):
         return self.objective.errors(output.float(), x, eps, z, t)
 
     @torch.no_grad()
-    def generate(self, indices: Sequence[int], labels: Tensor) -> Tensor:
+    def generate(
+        self, indices: Sequence[int], labels: Tensor, watch: Callable[[Tensor, float, Tensor], None] | None = None
+    ) -> Tensor:
         """Generate the samples with these numbers and labels, (B, ...) as the data set stores them.
 
-        Sample i is the same whatever the batch or process that it is generated in.
+        Sample i is the same whatever the batch or process that it is generated in. `watch` is shown every z, t and
+        velocity that the solver asks for, such as to a `Trajectory`.
         """
 
         def scaled(noise: Tensor) -> Tensor:
@@ -146,8 +149,15 @@ class JiTModule(LightningModule):
             self.sampler.guidance_scale,
             self.sampler.guidance_interval,
         )
+
+        def watched(z: Tensor, t: float) -> Tensor:
+            v = velocity(z, t)
+            if watch is not None:
+                watch(z, t, v)
+            return v
+
         with self._looking():
-            x = SOLVERS[self.sampler.solver](velocity, noise, times, churn)
+            x = SOLVERS[self.sampler.solver](watched, noise, times, churn)
         if not torch.isfinite(x).all():
             raise RunError(f"sampling gave non-finite values at step {self.global_step}; try more sampler.steps")
         return self.signal.from_signal(x)
