@@ -38,7 +38,7 @@ class Budget:
 
 
 def run_budget(config: Config) -> Budget:
-    """Count the network's part in a run; evaluation takes in sample grids and the held-out batch.
+    """Count the network's part in a run; evaluation takes in grids, denoising strip and held-out batch.
 
     Left out, as small beside it: the class head of Table 11, optimizer and averages, feature extractors.
     """
@@ -47,6 +47,7 @@ def run_budget(config: Config) -> Budget:
     generated = times_due(steps, evaluation.every_steps) * averages * evaluation.images
     # Grids are drawn from the raw weights, too.
     generated += times_due(steps, evaluation.grid_every_steps) * (averages + 1) * evaluation.grid_images
+    generated += sum(map(len, build.strip_groups(config)))
     held_out = times_due(steps, evaluation.held_out_every_steps) * averages * T_BINS * evaluation.held_out_images
     forwards = generated * forwards_per_image(config.sampler) + held_out
     return Budget(images, images * found.training_flops, forwards * found.forward_flops)
