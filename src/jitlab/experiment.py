@@ -28,8 +28,10 @@ from jitlab.run import CHECKPOINT_FILE, CONFIG_FILE, Mirror, RunKey, execute_run
 from jitlab.run_record import COMPLETE, FAILED, KILLED, RunRecord, read_record
 
 LOCAL_SERVER = "http://127.0.0.1:5000"
+IMAGE_METRICS = ("eval/fd_pixels", "eval/off_manifold", "val/v_mse")
 SUMMARY_METRICS = {
-    "digits": ("eval/fd_pixels", "eval/off_manifold", "val/v_mse"),
+    "digits": IMAGE_METRICS,
+    "imagenet": IMAGE_METRICS,
     "spiral": ("eval/spiral_distance", "eval/off_plane", "val/v_mse"),
 }
 # Distinct for the colour-blind too (Okabe and Ito); an arm keeps its colour in every run, chart and report.
