@@ -19,8 +19,9 @@ evaluation: {every_steps: 30, images: 20, held_out_every_steps: 20, held_out_ima
 
 def make_repository(root: Path) -> Path:
     experiments = Path(__file__).parents[1] / "experiments"
-    (root / "experiments" / "scales").mkdir(parents=True)
+    (root / "experiments").mkdir(parents=True)
     shutil.copy(experiments / "noise_vs_x.yaml", root / "experiments")
+    shutil.copytree(experiments / "scales", root / "experiments" / "scales")
     shutil.copytree(experiments / "published", root / "experiments" / "published")
     (root / "experiments" / "scales" / "tiny.yaml").write_text(TINY)
     return root
