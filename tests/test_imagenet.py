@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jitlab import build
 from jitlab.cli import main
 from jitlab.config import load
 from jitlab.datasets import shards
 from jitlab.datasets.shards import Sample
+from jitlab.errors import UserError
 from jitlab.experiment import SUMMARY_METRICS
 from jitlab.randomness import numpy_generator
 
@@ -70,10 +72,13 @@ def test_a_shrunken_scale_goes_from_shards_to_a_report(repository, capsys):
 
 
 @pytest.mark.parametrize("scale", ["imagenet64", "imagenet256", "imagenet512", "imagenet1024"])
-def test_without_shards_it_is_told_on_one_line_what_is_missing(repository, capsys, scale):
-    assert main(["run", "noise_vs_x", "--scale", scale]) == USER_ERROR
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
+def test_without_shards_it_is_told_on_one_line_what_is_missing(repository, scale):
+    config = load.resolve(repository, load.load_question(repository, "noise_vs_x"), scale, "x", [])
+    assert build.build_data(config, repository) is None
+    with pytest.raises(UserError) as caught:
+        build.build_datamodule(config, repository)
+    line = str(caught.value)
+    assert "\n" not in line
     size = scale.removeprefix("imagenet")
     assert f"{repository / 'data' / scale / 'index.json'}: there is no such index of shards; expected ImageNet" in line
     assert f"train-*.tar and held_out-*.tar (key.png of {size} x {size} pixels, key.cls)" in line
@@ -81,8 +86,12 @@ def test_without_shards_it_is_told_on_one_line_what_is_missing(repository, capsy
     assert "jitlab data build" not in line
 
 
-def test_shards_that_are_damaged_later_are_told_with_their_own_command(repository, capsys):
+def test_shards_that_are_missing_or_damaged_are_told_with_what_to_do(repository, capsys):
     folder = repository / "data" / "imagenet256"
+    assert run() == USER_ERROR
+    line = capsys.readouterr().err
+    assert f"jitlab: {folder / 'index.json'}: there is no such index of shards; expected ImageNet" in line
+    assert line.count("\n") == 1
     write_shards(folder)
     (folder / "train-00001.tar").unlink()
     assert run() == USER_ERROR
