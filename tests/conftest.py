@@ -28,8 +28,9 @@ def one_thread() -> None:
 
 def make_repository(root: Path) -> Path:
     experiments = Path(__file__).parents[1] / "experiments"
-    (root / "experiments" / "scales").mkdir(parents=True)
+    (root / "experiments").mkdir(parents=True)
     shutil.copy(experiments / "noise_vs_x.yaml", root / "experiments")
+    shutil.copytree(experiments / "scales", root / "experiments" / "scales")
     shutil.copytree(experiments / "published", root / "experiments" / "published")
     (root / "experiments" / "scales" / "tiny.yaml").write_text(TINY)
     return root

@@ -46,6 +46,7 @@ def test_a_run_of_an_mlp_costs_what_a_hand_computation_says():
     config = load.resolve(ROOT, question, "spiral", "x_d2", overrides)
     forward = 2 * ((3 + 1) * 4 + 4 * 4 + 4 * 3)
     evaluated, drawn = 3 * 2 * 11, 1 * 3 * 13  # after steps 2, 4 and 5; after step 5, from the raw weights as well
+    drawn += 13  # the denoising strip, which shows all points of the grid
     held_out = 1 * 2 * 5 * 6  # after step 5, at five bins of t
     calls = 2 * 2 + 1  # of Heun: the last step is Euler's
     assert run_budget(config) == Budget(

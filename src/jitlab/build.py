@@ -26,7 +26,7 @@ from jitlab.callbacks.throughput import Throughput
 from jitlab.callbacks.training_log import TrainingLog
 from jitlab.config import load
 from jitlab.config.schema import Config, Data, Model
-from jitlab.datasets import digits, spiral
+from jitlab.datasets import digits, imagenet, spiral
 from jitlab.datasets.datamodule import ShardDataModule
 from jitlab.datasets.shards import INDEX_FILE, Index
 from jitlab.datasets.spiral import SpiralDataModule
@@ -46,6 +46,8 @@ from jitlab.training.signal import Signal, image_signal, point_signal
 
 DataModule = ShardDataModule | SpiralDataModule
 CHANNELS = 3
+# What to do where the shards of a source are missing.
+REMEDIES = {digits.NAME: digits.remedy, imagenet.NAME: imagenet.remedy}
 # What Lightning says to users who hold it directly, and what jitlab has taken care of.
 SETTLED_WARNINGS = (
     ".*dataloader is not resumable.*",
@@ -72,7 +74,7 @@ def num_classes(config: Config) -> int:
 
 def build_data(config: Config, root: Path) -> Index | None:
     """Build the shards where they are missing and can be made from what is installed; return their index if so."""
-    if config.data.source == spiral.NAME:
+    if config.data.source != digits.NAME:
         return None
     folder = data_folder(config, root)
     if (folder / INDEX_FILE).exists():
@@ -87,13 +89,14 @@ def build_datamodule(config: Config, root: Path) -> DataModule:
     folder = data_folder(config, root)
     return ShardDataModule(
         folder=folder,
-        build_command=digits.build_command(folder, config.data.image_size),
+        remedy=REMEDIES[config.data.source](folder, config.data.image_size),
         image_size=config.data.image_size,
         num_classes=config.data.num_classes,
         batch_size=config.train.batch_size,
         seed=config.seed,
         flip=config.data.flip,
         workers=config.data.workers,
+        reference_count=config.evaluation.reference_images,
     )
 
 
@@ -139,7 +142,8 @@ def build_measure(config: Config, datamodule: DataModule) -> Measure:
     """Return what is measured of generated samples."""
     if isinstance(datamodule, SpiralDataModule):
         return PointMeasure(datamodule.true_points(config.evaluation.images), datamodule.projection)
-    return ImageMeasure(datamodule.reference_images, config.model.patch_size)
+    reference_images = partial(datamodule.reference_images, config.evaluation.batch_size)
+    return ImageMeasure(reference_images, config.model.patch_size)
 
 
 def build_draw(datamodule: DataModule, inches: float) -> Draw:

@@ -35,12 +35,14 @@ PUBLISHED = {(size.hidden_size, size.depth): size for size in SIZES.values()}
 IMAGENET_STEPS_PER_EPOCH = 1_281_167 // 1024
 # The training recipe of Table 9, where neither the tensors nor the schema's defaults say it.
 RECIPE: dict[str, Any] = {
+    "data.flip": True,
     "sampler.guidance_scale": 2.9,
     "train.steps": 600 * IMAGENET_STEPS_PER_EPOCH,
     "train.batch_size": 1024,
     "train.warmup_steps": 5 * IMAGENET_STEPS_PER_EPOCH,
     "evaluation.every_steps": 40 * IMAGENET_STEPS_PER_EPOCH,
     "evaluation.images": 50_000,
+    "evaluation.reference_images": 10_000,
     "evaluation.held_out_every_steps": 5 * IMAGENET_STEPS_PER_EPOCH,
     "evaluation.grid_every_steps": 5 * IMAGENET_STEPS_PER_EPOCH,
 }
@@ -206,10 +208,9 @@ def _imported_config(
     file: OfficialFile, in_context_start: int | None, ema_decays: tuple[float, float], overrides: Sequence[str]
 ) -> Config:
     sizes = official.find_sizes(file)
-    sources = schema.settings()["data.source"].metadata["choices"]
     values = RECIPE | {
-        "data.source": "imagenet" if "imagenet" in sources else sources[0],
-        "data.path": f"data/{'imagenet' if 'imagenet' in sources else sources[0]}{sizes.image_size}",
+        "data.source": "imagenet",
+        "data.path": f"data/imagenet{sizes.image_size}",
         "data.image_size": sizes.image_size,
         "data.num_classes": sizes.num_classes,
         "model.in_context_start": _in_context_start(file, sizes, in_context_start),

@@ -98,7 +98,7 @@ def verify_data(arguments: argparse.Namespace) -> int:
     """Read shards whole and compare them with their index."""
     from jitlab.datasets.shards import open_index, verify
 
-    index = open_index(arguments.folder, "jitlab data build --help")
+    index = open_index(arguments.folder, "see jitlab data build --help")
     faults = list(verify(arguments.folder, index))
     for fault in faults:
         print(fault, file=sys.stderr)

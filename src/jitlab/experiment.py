@@ -28,8 +28,10 @@ from jitlab.run import CHECKPOINT_FILE, CONFIG_FILE, Mirror, RunKey, execute_run
 from jitlab.run_record import COMPLETE, FAILED, KILLED, RunRecord, read_record
 
 LOCAL_SERVER = "http://127.0.0.1:5000"
+IMAGE_METRICS = ("eval/fd_pixels", "eval/off_manifold", "val/v_mse")
 SUMMARY_METRICS = {
-    "digits": ("eval/fd_pixels", "eval/off_manifold", "val/v_mse"),
+    "digits": IMAGE_METRICS,
+    "imagenet": IMAGE_METRICS,
     "spiral": ("eval/spiral_distance", "eval/off_plane", "val/v_mse"),
 }
 # Distinct for the colour-blind too (Okabe and Ito); an arm keeps its colour in every run, chart and report.
@@ -261,10 +263,14 @@ def _prepare_data(plan: Plan, console: Console) -> None:
         if index:
             images = sum(len(shard.keys) for shards in index.splits.values() for shard in shards)
             console.print(f"built {images} images of {config.data.source} in {config.data.path}")
+    fingerprints: dict[Any, str] = {}
     for key, config in plan.configs.items():
-        fingerprint = build.build_datamodule(config, plan.root).fingerprint
+        # Opened once for arms that ask the same of it: the index of a million images takes seconds to read.
+        asked = config.data, config.train.batch_size, config.evaluation.reference_images
+        if asked not in fingerprints:
+            fingerprints[asked] = build.build_datamodule(config, plan.root).fingerprint
         for name, record in _records(plan).items():
-            if record.arm == key.arm and record.data_fingerprint not in (None, fingerprint):
+            if record.arm == key.arm and record.data_fingerprint not in (None, fingerprints[asked]):
                 raise UserError(
                     f"{build.data_place(config, plan.root)}: the data are not those of run {name}; "
                     "restore them, or --fresh starts over, or --name NAME keeps both"

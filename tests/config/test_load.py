@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -34,27 +35,6 @@ def test_every_question_resolves_at_its_own_scale_and_its_arms_differ(name):
     assert load.differing(configs) == [key for key in schema.settings() if key in named]
     assert set(question.published) & set(load.scale_names(ROOT)) <= set(load.scale_names(ROOT))
     assert len({json.dumps(load.flat(config)) for config in configs.values()}) == len(configs)
-
-
-@pytest.mark.parametrize("scale", load.scale_names(ROOT))
-@pytest.mark.parametrize("name", load.question_names(ROOT))
-def test_every_question_resolves_at_every_scale_that_has_what_it_varies(name, scale):
-    question = load.load_question(ROOT, name)
-    own = load.resolve(ROOT, question, question.scale, next(iter(question.arms)), [])
-    chosen = (
-        {"data.source": "spiral", "model.architecture": "mlp"}
-        if scale == "spiral"
-        else {"data.source": "digits", "model.architecture": "jit"}
-    )
-    varied = {key for fields in question.arms.values() for key in fields}
-    assert not any(schema.idle(key, load.flat(own)) for key in varied)
-    for arm, fields in question.arms.items():
-        idle = [key for key in fields if schema.idle(key, chosen)]
-        if any(fields[key] != schema.idle_value(schema.settings()[key]) for key in idle):
-            with refused(f"{question.file} (arm {arm}): ", "has no effect with", "remove it"):
-                load.resolve(ROOT, question, scale, arm, [])
-        else:
-            load.resolve(ROOT, question, scale, arm, [], seed=3)
 
 
 @pytest.mark.parametrize("folder", ["experiments", "experiments/scales"])
@@ -267,6 +247,7 @@ def test_a_value_out_of_range_is_told_the_range(override, says):
         ("train.ema_decays=[]", "at least one"),
         ("train.ema_decays=[0.9, 0.9]", "none twice"),
         ("evaluation.images=9", "data.num_classes = 10"),
+        ("evaluation.reference_images=1", "2 or more"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(override, says):
@@ -419,6 +400,9 @@ def test_a_file_that_is_no_yaml_is_named(repo, content):
         (QUESTION + "at: {digit: {}}\n", "at.digit", "did you mean 'digits'?"),
         (QUESTION + "at: {digits: {xx: {}}}\n", "at.digits.xx", "did you mean 'x'?"),
         (QUESTION + "at: {digits: {x: 5}}\n", "at.digits.x = 5", "'key: value' pairs"),
+        (QUESTION + "at: {digits: {al: {}}}\n", "at.digits.al", "did you mean 'all'?"),
+        (QUESTION + "at: {digits: {all: 5}}\n", "at.digits.all = 5", "'key: value' pairs"),
+        (QUESTION.replace("  x: {", "  all: {"), "arms.all", "another name"),
     ],
 )
 def test_a_malformed_question_names_file_and_key(repo, content, where, says):
@@ -487,7 +471,7 @@ def test_a_configuration_is_what_was_given_and_survives_its_file(tmp_path_factor
         (lambda text: text.replace("depth: 4", "dept: 4"), "did you mean 'model.depth'?"),
         (lambda text: text.replace("  depth: 4\n", ""), "model.depth: is missing"),
         (lambda text: text.replace("seed: 0", "seed: -1"), "seed = -1"),
-        (lambda text: text[: len(text) // 2] + "\n  [", "cannot be read"),
+        (lambda text: text[: len(text) // 2] + "\n[", "cannot be read"),
         (lambda text: "", "is missing"),
         (lambda text: "- a", "'key: value' pairs"),
     ],
@@ -557,6 +541,67 @@ def test_an_arm_takes_the_settings_of_its_scale_over_its_own(repo):
     assert repo.resolve(arm="v").objective.prediction == "v"
 
 
+AT = QUESTION.replace("x: {objective: {prediction: x", "x: {objective: {prediction: x, time_mu: 1") + (
+    "at: {digits: {all: {objective: {time_mu: 2, noise_scale: 2, label_drop: 0.2}, model: {depth: 3}}, "
+    "x: {objective: {noise_scale: 3}}}}\n"
+)
+
+
+def test_what_all_arms_share_at_a_scale_lies_between_the_scale_and_the_arm(repo):
+    repo.write(AT)
+    shutil.copy(ROOT / SCALE, repo.root / "experiments/scales/other.yaml")
+    x, v, other = repo.resolve("objective.label_drop=0.5"), repo.resolve(arm="v"), repo.resolve(scale="other")
+    assert (x.model.depth, v.model.depth, other.model.depth) == (3, 3, 4)
+    assert (x.objective.time_mu, v.objective.time_mu) == (1, 2)
+    assert (x.objective.noise_scale, v.objective.noise_scale) == (3, 2)
+    assert (x.objective.label_drop, v.objective.label_drop) == (0.5, 0.2)
+
+
+def test_what_all_arms_share_does_not_set_an_arm_apart(repo):
+    repo.write(AT)
+    x = {"objective.prediction": "x", "objective.time_mu": 1, "objective.noise_scale": 3}
+    assert repo.question().arms_at("digits") == {"x": x, "v": {"objective.prediction": "v"}}
+
+
+@pytest.mark.parametrize("name", ["all", "x"])
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ("{model: {dept: 3}}", "model.dept: no such setting; did you mean 'model.depth'?"),
+        ("{model: {depth: three}}", "model.depth = 'three': expected a whole number"),
+        ("{model: {depth: 0}}", "model.depth = 0: expected a value in [1, inf)"),
+        ("{model: {patch_size: 5}}", "model.patch_size = 5: does not divide"),
+        ("{data: {ambient_dim: 4}}", "data.ambient_dim = 4: has no effect with data.source = digits; remove it"),
+        ("{seed: 3}", "seed: is set for each run"),
+        ("{model: {}}", "model: no such setting"),
+    ],
+)
+def test_a_fault_of_a_scale_in_a_question_is_told_with_its_place(repo, name, fields, says):
+    repo.write(QUESTION + f"at: {{digits: {{{name}: {fields}}}}}\n")
+    with refused(f"{Q}: at.digits.{name}: {says}"):
+        repo.resolve()
+
+
+def test_a_question_made_for_other_samples_is_sent_to_its_own_scale(repo):
+    spiral(repo)
+    repo.write(QUESTION.replace("{prediction: x}", "{prediction: x, label_drop: 0.5}"))
+    with refused(f"{Q} (arm x): objective.label_drop = 0.5: has no effect with", "use --scale digits"):
+        repo.resolve(scale="spiral")
+
+
+def test_a_folder_of_one_source_is_not_read_as_another(repo):
+    repo.write(DIGITS.replace("source: digits", "source: imagenet"), "experiments/scales/large.yaml")
+    shutil.copy(ROOT / SCALE, repo.root / "experiments/scales/other.yaml")
+    asked = QUESTION.replace("x: {", "x: {data: {path: data/digits16}, ")
+    repo.write(asked)
+    assert repo.resolve(scale="other").data.path == "data/digits16"
+    with refused(f"{Q} (arm x): data.path = data/digits16: is for data.source = digits", "use --scale digits"):
+        repo.resolve(scale="large")
+    assert repo.resolve(arm="v", scale="large").data.source == "imagenet"
+    repo.write(asked + "at: {large: {x: {data: {path: data/large}}}}\n")
+    assert repo.resolve(scale="large").data.path == "data/large"
+
+
 @pytest.mark.parametrize("fields", ["{objectivee: {}}", "{objective: {prediction: {}}}"])
 def test_an_empty_group_is_not_dropped_silently(repo, fields):
     repo.write(QUESTION.replace("{objective: {prediction: x}}", fields))
@@ -620,7 +665,9 @@ def test_a_network_that_does_not_take_the_data_is_refused_with_the_one_that_does
     spiral(repo)
     with refused("command line: model.architecture = mlpp: expected one of jit, mlp; did you mean 'mlp'?"):
         repo.resolve("model.architecture=mlpp", scale="spiral")
-    with refused("command line: data.source = spirral: expected one of digits, spiral; did you mean 'spiral'?"):
+    with refused(
+        "command line: data.source = spirral: expected one of digits, imagenet, spiral; did you mean 'spiral'?"
+    ):
         repo.resolve("data.source=spirral", scale="spiral")
     with refused("command line: model.architecture = mlp: does not take data.source = digits; use jit"):
         repo.resolve("model.architecture=mlp")

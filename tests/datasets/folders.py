@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jitlab.datasets.datamodule import ShardDataModule
-from jitlab.datasets.digits import build_command
+from jitlab.datasets.digits import remedy
 from jitlab.errors import UserError
 
 SIZE = 16
@@ -24,7 +24,7 @@ def one_line_error(*expected: object) -> Iterator[None]:
 
 def datamodule(folder: Path, **changes: Any) -> ShardDataModule:
     settings: dict[str, Any] = {
-        "build_command": build_command(folder, SIZE),
+        "remedy": remedy(folder, SIZE),
         "image_size": SIZE,
         "num_classes": 10,
         "batch_size": 100,

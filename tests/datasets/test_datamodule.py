@@ -116,6 +116,19 @@ def test_held_out_images_are_fixed_unflipped_and_never_trained_on(folder):
     assert torch.equal(labels, same_labels)
 
 
+@pytest.mark.parametrize("count", [1, 400, 401, 1600])
+def test_fewer_reference_images_are_the_first_of_the_shards(folder, count):
+    whole = torch.cat(list(datamodule(folder).reference_images()))
+    for batch_size in (7, 256):
+        some = torch.cat(list(datamodule(folder, reference_count=count).reference_images(batch_size)))
+        assert torch.equal(some, whole[:count])
+
+
+def test_more_reference_images_than_there_are_is_refused(folder):
+    with one_line_error("evaluation.reference_images = 1601", 1600, folder, "0 for all"):
+        datamodule(folder, reference_count=1601)
+
+
 def test_reference_images_are_the_training_set_once_whatever_the_batch_size(folder):
     module = datamodule(folder, flip=True)
     whole = torch.cat(list(module.reference_images()))

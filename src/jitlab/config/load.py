@@ -18,11 +18,24 @@ from jitlab.config.schema import Config
 from jitlab.errors import UserError, nearest
 
 COMMAND_LINE = "command line"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value, the file (or `command line`) that it was read from, and what to do where it has no effect."""
+
+    value: Any
+    origin: str
+    fix: str = "remove it"
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: the arms, and what makes them differ."""
+    """What is asked: the arms, and what makes them differ.
+
+    `at` holds by scale what a question sets there alone: under `all` for every arm, under an arm's name for that arm.
+    """
 
     name: str
     file: str
@@ -34,17 +47,23 @@ class Question:
     at: dict[str, dict[str, dict[str, Any]]]
     axes: dict[str, str]
 
+    def origin(self, arm: str) -> str:
+        """Return how messages name the place of an arm's settings under `arms`."""
+        return f"{self.file} (arm {arm})"
+
     def arms_at(self, scale: str) -> dict[str, dict[str, Any]]:
-        """Return every arm's settings at a scale, by dotted name: those of `at` win over those of `arms`."""
+        """Return what sets each arm apart at a scale, by dotted name: what all arms share there is not in it."""
         return {arm: fields | self.at.get(scale, {}).get(arm, {}) for arm, fields in self.arms.items()}
 
-
-@dataclass(frozen=True)
-class Setting:
-    """A value and the file (or `command line`) that it was read from."""
-
-    value: Any
-    origin: str
+    def settings_at(self, scale: str, arm: str) -> dict[str, Setting]:
+        """Return all of an arm's settings at a scale; `at.SCALE.all` gives way to the arm, `at.SCALE.ARM` does not."""
+        here = self.at.get(scale, {})
+        fix = Setting.fix if scale == self.scale else f"use --scale {self.scale}"
+        return {
+            **{key: Setting(value, f"{self.file}: at.{scale}.{ALL}") for key, value in here.get(ALL, {}).items()},
+            **{key: Setting(value, self.origin(arm), fix) for key, value in self.arms[arm].items()},
+            **{key: Setting(value, f"{self.file}: at.{scale}.{arm}") for key, value in here.get(arm, {}).items()},
+        }
 
 
 def repository() -> Path:
@@ -97,6 +116,8 @@ def load_question(root: Path, name: str) -> Question:
     for arm in arms:
         if not isinstance(arm, str) or not arm.replace("_", "").replace(".", "").isalnum():
             raise UserError(f"{file}: arms.{arm}: an arm's name is letters, digits, '_' and '.'; quote a number")
+    if ALL in arms:
+        raise UserError(f"{file}: arms.{ALL}: means every arm under 'at'; give the arm another name")
     return Question(
         name=name,
         file=file,
@@ -118,16 +139,15 @@ def published_costs(root: Path) -> tuple[str, dict[str, tuple[float, float]]]:
 
 
 def resolve(root: Path, question: Question, scale: str, arm: str, overrides: list[str], seed: int = 0) -> Config:
-    """Merge scale, arm and `key=value` overrides (later ones win) into one checked Config.
+    """Merge scale, `at.SCALE.all`, arm, `at.SCALE.ARM` and `key=value` overrides (later ones win) into one Config.
 
     Raises UserError for an unknown scale, arm or field, a value of the wrong type or out of range, and
     settings that do not fit each other.
     """
     if arm not in question.arms:
         raise UserError(f"{question.file}: arms.{arm}: no such arm; {nearest(arm, list(question.arms))}")
-    found = _scale_settings(root, scale)
-    arm_origin = f"{question.file} (arm {arm})"
-    found |= {key: Setting(value, arm_origin) for key, value in question.arms_at(scale)[arm].items()}
+    found = _scale_settings(root, scale) | question.settings_at(scale, arm)
+    _refuse_other_folder(root, question, scale, found.get("data.path"), question.origin(arm))
     found |= {key: Setting(value, COMMAND_LINE) for key, value in parse_overrides(overrides)}
     if "seed" in found:
         raise UserError(f"{found['seed'].origin}: seed: is set for each run by the experiment; use --seeds N")
@@ -194,6 +214,19 @@ def _scale_settings(root: Path, scale: str) -> dict[str, Setting]:
     return {key: Setting(value, file) for key, value in _leaves(_read_yaml(root, file))}
 
 
+def _refuse_other_folder(root: Path, question: Question, scale: str, path: Setting | None, arm_origin: str) -> None:
+    """Raise UserError where an arm's own folder, of the source at its question's scale, meets another source."""
+    if path is None or path.origin != arm_origin:
+        return
+    written_for, here = (_scale_settings(root, name).get("data.source") for name in (question.scale, scale))
+    if written_for and here and written_for.value != here.value:
+        scales = " or ".join(dict.fromkeys([question.scale, *question.at]))
+        raise UserError(
+            f"{arm_origin}: data.path = {path.value}: is for data.source = {written_for.value}, and scale {scale} has "
+            f"{here.value}; use --scale {scales}"
+        )
+
+
 def _checked(found: dict[str, Setting], default_origin: str, seed: int) -> Config:
     fields = schema.settings()
     typed = OmegaConf.structured(Config)
@@ -243,7 +276,7 @@ def _refuse_idle(found: dict[str, Setting], typed: DictConfig, default_origin: s
             nothing = schema.idle_value(field)
             if key in found and OmegaConf.select(typed, key) != OmegaConf.create({"value": nothing}).value:
                 raise UserError(
-                    f"{found[key].origin}: {key} = {found[key].value}: has no effect with {reason}; remove it"
+                    f"{found[key].origin}: {key} = {found[key].value}: has no effect with {reason}; {found[key].fix}"
                 )
             OmegaConf.update(typed, key, nothing)
             idle.add(key)
@@ -289,8 +322,8 @@ def _at_scales(root: Path, file: str, content: Any, arms: list[str]) -> dict[str
             raise UserError(f"{file}: at.{scale}: no such scale; {nearest(str(scale), scale_names(root))}")
         found[scale] = {}
         for arm, fields in _mapping(file, f"at.{scale}", of_scale).items():
-            if arm not in arms:
-                raise UserError(f"{file}: at.{scale}.{arm}: no such arm; {nearest(str(arm), arms)}")
+            if arm not in (*arms, ALL):
+                raise UserError(f"{file}: at.{scale}.{arm}: no such arm; {nearest(str(arm), [*arms, ALL])}")
             found[scale][arm] = dict(_leaves(_mapping(file, f"at.{scale}.{arm}", fields)))
     return found
 

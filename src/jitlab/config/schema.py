@@ -15,7 +15,7 @@ STOCHASTIC = "euler_maruyama"
 # What decides which of the others have an effect.
 DECIDING = ("data.source", "model.architecture")
 # What has no effect where samples are points, or images, and what the MLP and a network without classes know of.
-IMAGE_SETTINGS = ("data.path", "data.image_size", "data.num_classes", "data.flip")
+IMAGE_SETTINGS = ("data.path", "data.image_size", "data.num_classes", "data.flip", "evaluation.reference_images")
 POINT_SETTINGS = ("data.ambient_dim",)
 CLASS_SETTINGS = (
     "objective.label_drop",
@@ -49,7 +49,9 @@ def setting(
 class Data:
     """Where the samples come from."""
 
-    source: str = setting(MISSING, "data set: images in shards, or a spiral of points", choices=("digits", "spiral"))
+    source: str = setting(
+        MISSING, "data set: images in shards, or a spiral of points", choices=("digits", "imagenet", "spiral")
+    )
     path: str = setting(MISSING, "folder of the shards, relative to the repository or absolute", neutral=True)
     image_size: int = setting(MISSING, "height and width of an image, pixels", within="[8, inf)")
     num_classes: int = setting(MISSING, "classes; the label of no class is one more", within="[1, inf)")
@@ -152,7 +154,10 @@ class Evaluation:
 
     every_steps: int = setting(MISSING, "steps between two evaluations", within="[1, inf)")
     images: int = setting(MISSING, "images that an evaluation generates", within="[2, inf)")
-    batch_size: int = setting(250, "images generated at a time", within="[1, inf)", neutral=True)
+    reference_images: int = setting(
+        0, "training images that they are compared with, the first of the shards; 0 for all", within="[0, inf)"
+    )
+    batch_size: int = setting(250, "images generated, or read to compare, at a time", within="[1, inf)", neutral=True)
     held_out_every_steps: int = setting(MISSING, "steps between two looks at the held-out batch", within="[1, inf)")
     held_out_images: int = setting(128, "images of the fixed held-out batch", within="[1, inf)")
     grid_every_steps: int = setting(MISSING, "steps between two sample grids", within="[1, inf)")
@@ -245,6 +250,8 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     decays = config.train.ema_decays
     if not decays or len(set(decays)) != len(decays):
         yield "train.ema_decays", "expected at least one decay and none twice"
+    if config.evaluation.reference_images == 1:
+        yield "evaluation.reference_images", "one image has no covariance; use 2 or more, or 0 for all"
     if config.evaluation.images < config.data.num_classes:
         yield (
             "evaluation.images",

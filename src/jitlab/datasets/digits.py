@@ -24,6 +24,11 @@ def build_command(folder: Path, image_size: int) -> str:
     return f"jitlab data build {NAME} --image-size {image_size} --out {shlex.quote(str(folder))}"
 
 
+def remedy(folder: Path, image_size: int) -> str:
+    """Say what to do where these shards are missing or damaged."""
+    return f"build it: {build_command(folder, image_size)}"
+
+
 def build_digits(folder: Path, image_size: int) -> Index:
     """Write scikit-learn's 1,797 real 8 x 8 digits as shards of RGB images.
 

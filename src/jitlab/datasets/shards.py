@@ -90,15 +90,19 @@ def build(
     return index
 
 
-def open_index(folder: Path, build_command: str) -> Index:
+def open_index(folder: Path, remedy: str) -> Index:
     """Read a folder's index and check that every shard is there in its full size.
 
+    Args:
+        folder: where the shards are.
+        remedy: what to do where there is no usable index, for error messages.
+
     Raises:
-        UserError: naming the file that is missing or damaged and the command that builds it.
+        UserError: naming the file that is missing or damaged and what to do about it.
     """
     path = folder / INDEX_FILE
     if not path.is_file():
-        raise UserError(f"{path}: there is no such index of shards; build it: {build_command}")
+        raise UserError(f"{path}: there is no such index of shards; {remedy}")
     try:
         content = json.loads(path.read_text())
         if content.pop("format") != FORMAT:
@@ -107,9 +111,9 @@ def open_index(folder: Path, build_command: str) -> Index:
         content["splits"] = {split: [Shard(**shard) for shard in shards] for split, shards in content["splits"].items()}
         index = Index(**content)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path}: is damaged ({error}); build it again: {build_command}") from error
+        raise UserError(f"{path}: is damaged ({error}); {remedy}") from error
     if index.fingerprint != fingerprint:
-        raise UserError(f"{path}: does not match its own fingerprint; build it again: {build_command}")
+        raise UserError(f"{path}: does not match its own fingerprint; {remedy}")
     for split in index.splits.values():
         for shard in split:
             _check_size(folder / shard.file, shard.bytes, index.build_command)
