@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from jitlab.cli import main
@@ -128,3 +129,17 @@ def test_the_models_are_listed_with_their_cost_and_the_paper_s(repository, capsy
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["jit_b_16", "256", "px", "131,123,712", "50.4", "131", "25"] in lines
     assert ["jit_b_4", "64", "px", "130,477,872", "50.1"] in lines
+
+
+def test_published_figures_stand_beside_runs_of_their_own_settings_alone(repository):
+    question = (repository / "experiments" / "noise_vs_x.yaml").read_text()
+    (repository / "experiments" / "noise_vs_x.yaml").write_text(question.replace("{imagenet256: pred", "{short: pred"))
+    tiny = yaml.safe_load((repository / "experiments" / "scales" / "tiny.yaml").read_text())
+    tiny["train"]["steps"], tiny["evaluation"]["images"] = 2, 10
+    (repository / "experiments" / "scales" / "short.yaml").write_text(yaml.safe_dump(tiny))
+    for words, at_scale in (["evaluation.batch_size=5"], True), (["train.batch_size=32", "--name", "other"], False):
+        assert main(["run", "noise_vs_x", "--scale", "short", "--arms", "x", *words]) == 0
+        name = "noise_vs_x-short" + ("" if at_scale else "-other")
+        facts = json.loads((repository / "runs" / name / "experiment.json").read_text())
+        assert (facts["published"] is not None) == at_scale
+        assert ("short" in facts["published_elsewhere"]) != at_scale

@@ -279,6 +279,8 @@ def _prepare_data(plan: Plan, console: Console) -> None:
 
 def _write_facts(plan: Plan, link: str) -> None:
     published = {scale: figures.__dict__ for scale, figures in plan.question.published.items()}
+    # What was overridden makes other runs of it than those that the figures of the scale are of.
+    overridden = any(not schema.settings()[key].metadata["neutral"] for key, _ in load.parse_overrides(plan.overrides))
     write_json(
         plan.folder / "experiment.json",
         {
@@ -294,7 +296,7 @@ def _write_facts(plan: Plan, link: str) -> None:
             "seeds": max([plan.seeds, *(record.seed + 1 for record in _records(plan).values())]),
             "axes": plan.question.axes,
             "places": plan.places,
-            "published": published.pop(plan.scale, None),
+            "published": None if overridden else published.pop(plan.scale, None),
             "published_elsewhere": published,
             "summary_metrics": _summary_metrics(plan),
             "link": link,
