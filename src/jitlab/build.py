@@ -22,7 +22,7 @@ from jitlab.callbacks.saved_config import SavedConfig
 from jitlab.callbacks.stop import StopRequest
 from jitlab.callbacks.throughput import Throughput
 from jitlab.callbacks.training_log import TrainingLog
-from jitlab.config import load
+from jitlab.config import load, schema
 from jitlab.config.schema import Config
 from jitlab.datasets import digits, spiral
 from jitlab.datasets.datamodule import ShardDataModule
@@ -177,6 +177,7 @@ def build_module(config: Config) -> JiTModule:
         ),
         signal=build_signal(config),
         batch_size=config.train.batch_size,
+        parts=schema.parts(config.train),
         seed=config.seed,
     )
 
