@@ -93,7 +93,7 @@ def test_a_batch_is_shared_in_equal_parts_within_the_limit_or_refused_with_numbe
     def faults(devices, limit):
         train = schema.Train(steps=1, batch_size=batch_size, devices=devices, device_batch_size=limit)
         config = schema.Config(train=train, evaluation=schema.Evaluation(images=4096))
-        return train, list(schema._sharing_conflicts(config))
+        return train, list(schema.sharing_conflicts(config))
 
     train, found = faults(devices, limit)
     if not found:

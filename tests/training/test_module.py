@@ -6,7 +6,7 @@ import torch
 from lightning import Trainer
 
 from jitlab import build
-from jitlab.diffusion.objective import Position
+from jitlab.diffusion.objective import Objective, Position
 from jitlab.diffusion.time_grid import shifted_grid
 from jitlab.randomness import image_noise
 from jitlab.training.module import JiTModule
@@ -174,6 +174,15 @@ def test_dropout_masks_of_two_parts_of_a_step_differ():
 
     assert torch.equal(output(4), output(4))
     assert not torch.equal(output(0), output(4))
+
+
+def test_a_loss_that_overflows_leaves_no_gradient_finite(monkeypatch):
+    made = module()
+    monkeypatch.setattr(Objective, "loss", lambda self, errors: errors["v"].mean().clamp(max=0) + torch.inf)
+    step(made)["loss"].backward()
+    gradients = [parameter.grad for parameter in made.network.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(gradient.isnan().all() for gradient in gradients)
 
 
 def test_the_class_loss_is_added_and_reported():

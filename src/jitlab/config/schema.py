@@ -247,7 +247,7 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (setting, what is wrong and how to mend it) for settings that do not fit each other."""
     yield from _model_conflicts(config)
     yield from _sampler_conflicts(config.sampler)
-    yield from _sharing_conflicts(config)
+    yield from sharing_conflicts(config)
     low, high = config.sampler.guidance_interval
     if low >= high:
         fix = f"write [{high}, {low}]" if low > high else "the first number must be below the second"
@@ -310,7 +310,8 @@ def parts(train: Train) -> int:
     return math.ceil(share / train.device_batch_size) if train.device_batch_size else 1
 
 
-def _sharing_conflicts(config: Config) -> Iterator[tuple[str, str]]:
+def sharing_conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield (setting, what is wrong) where a batch is not shared in equal parts."""
     batch_size, devices, limit = config.train.batch_size, config.train.devices, config.train.device_batch_size
     share = batch_size // devices
     if batch_size % devices:

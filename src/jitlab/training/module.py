@@ -77,7 +77,6 @@ class JiTModule(LightningModule):
         self.dropout = any(getattr(layer, "dropout", 0.0) > 0 for layer in network.modules())
         self.guard = NonFiniteGuard()
         self.gradient_norm = torch.zeros(())
-        self._loss = torch.zeros(())
 
     def training_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, Tensor]:
         """Take an optimizer step's stored samples (B, ...) and labels (B,), part by part; the keys are not looked at.
@@ -107,6 +106,9 @@ class JiTModule(LightningModule):
         output, class_loss = self._predict(z, t, y, labels, position)
         errors = self.objective.errors(output, x, eps, z, t)
         loss = self.objective.loss(errors) + sum(class_loss.values())
+        # Where it is not finite its gradient is neither: gradients are shared by all processes, and so is the guard's
+        # verdict on them.
+        loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
         means = {f"{space}_mse": error.detach().mean() for space, error in errors.items()}
         return {"loss": loss, **means, **{key: value.detach() for key, value in class_loss.items()}}
 
@@ -119,14 +121,10 @@ class JiTModule(LightningModule):
         schedule = build_schedule(optimizer, self.optimizer_settings.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Keep the loss for the guard."""
-        self._loss = loss.detach()
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keep a non-finite loss or gradient from the weights."""
         adamw: Any = getattr(optimizer, "optimizer", optimizer)
-        self.gradient_norm = self.guard.protect(adamw, self.network.parameters(), self._loss, self.global_step + 1)
+        self.gradient_norm = self.guard.protect(adamw, self.network.parameters(), self.global_step + 1)
 
     def refuse_non_finite(self) -> None:
         """Raise RunError naming the step where loss or gradient stopped being finite; waits for the device."""
