@@ -32,7 +32,7 @@ def command(root: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
@@ -42,7 +42,7 @@ def run(root: Path, *words: str) -> tuple[int, str]:
 
 def wait_for_step(folder: Path, step: int) -> None:
     log = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         if log.exists() and any(f'"step": {step},' in line for line in log.read_text().splitlines()):
             return

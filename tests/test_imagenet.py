@@ -23,7 +23,7 @@ SIDE, CLASSES = 32, 4
 SHRUNKEN = [
     *(f"data.image_size={SIDE}", f"data.num_classes={CLASSES}", "data.workers=0"),
     *("model.patch_size=16", "model.hidden_size=32", "model.depth=5", "model.num_heads=2"),
-    *("sampler.steps=2", "train.steps=2", "train.batch_size=8"),
+    *("sampler.steps=2", "train.steps=2", "train.batch_size=8", "train.devices=1", "train.device_batch_size=4"),
     *("evaluation.images=8", "evaluation.reference_images=20", "evaluation.held_out_images=4"),
 ]
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")

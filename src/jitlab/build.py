@@ -1,15 +1,17 @@
 """From a resolved configuration to objects: the only place where settings become constructor arguments."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers.logger import Logger
 from rich.console import Console
 
@@ -24,7 +26,7 @@ from jitlab.callbacks.stop import StopRequest
 from jitlab.callbacks.strip import DenoisingStrip, strip_numbers
 from jitlab.callbacks.throughput import Throughput
 from jitlab.callbacks.training_log import TrainingLog
-from jitlab.config import load
+from jitlab.config import load, schema
 from jitlab.config.schema import Config, Data, Model
 from jitlab.datasets import digits, imagenet, spiral
 from jitlab.datasets.datamodule import ShardDataModule
@@ -32,6 +34,7 @@ from jitlab.datasets.shards import INDEX_FILE, Index
 from jitlab.datasets.spiral import SpiralDataModule
 from jitlab.diffusion.objective import Objective
 from jitlab.diffusion.path import Clip
+from jitlab.errors import UserError
 from jitlab.metrics.images import ImageMeasure
 from jitlab.metrics.measure import Measure
 from jitlab.metrics.points import PointMeasure
@@ -197,6 +200,7 @@ def build_module(config: Config) -> JiTModule:
         ),
         signal=build_signal(config),
         batch_size=config.train.batch_size,
+        parts=schema.parts(config.train),
         seed=config.seed,
     )
 
@@ -210,7 +214,7 @@ class RunContext:
     loggers: list[Logger]
     console: Console
     stop: StopRequest
-    on_saved: Callable[[int], None]
+    on_saved: Callable[[int], None] | None
 
 
 def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, context: RunContext) -> Trainer:
@@ -274,11 +278,13 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         max_epochs=-1,
         # Not "auto": Apple's GPUs have no float64, in which the metrics are kept.
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
+        devices=config.train.devices,
+        strategy="ddp" if config.train.devices > 1 else "auto",
         precision=_precision(config.train.precision),
         logger=context.loggers,
         callbacks=[ema, saved_config, throughput, training_log, progress, checkpointing, grid, strip, evaluation],
-        plugins=[AtomicCheckpointIO()],
+        # The processes are jitlab's own, whatever else this runs under.
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         default_root_dir=context.checkpoint.parent,
         use_distributed_sampler=False,
         limit_val_batches=0,
@@ -316,11 +322,33 @@ def _network_cost(data: Data, model: Model) -> Cost:
     return cost(partial(build_network, config), build_signal(config).shape)
 
 
-def hardware() -> str:
-    """Name the device that runs use, for the report."""
+def check_machine(config: Config) -> None:
+    """Raise UserError where the machine has fewer devices than asked for: GPUs, or cores where it has none."""
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    have, what = (gpus, "GPUs") if gpus else (cores, "CPU cores and no GPU")
+    if config.train.devices > have:
+        fix = next((n for n in range(have, 0, -1) if not list(schema.sharing_conflicts(_on(config, n)))), 1)
+        raise UserError(
+            f"train.devices = {config.train.devices}: this machine has {have} {what}; use train.devices={fix}, which "
+            "takes the same batches in more time"
+        )
+
+
+def devices_at_hand(config: Config) -> int:
+    """Return how many devices a run can have here; a CPU counts once, whatever the processes that share its cores."""
+    return min(config.train.devices, max(1, torch.cuda.device_count()))
+
+
+def _on(config: Config, devices: int) -> Config:
+    return replace(config, train=replace(config.train, devices=devices))
+
+
+def hardware(devices: int = 1) -> str:
+    """Name the devices that so many processes use, for the report."""
+    many = f"{devices} x " if devices > 1 else ""
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
+        return f"{many}{torch.cuda.get_device_name()}"
+    return f"{many}CPU, {max(1, torch.get_num_threads() // devices)} threads"
 
 
 def precision_context(config: Config) -> torch.autocast:

@@ -44,14 +44,20 @@ def run(arguments: argparse.Namespace) -> int:
 
     root, terminal = repository(), console()
     from jitlab.experiment import execute, plan
+    from jitlab.processes import torchrun
 
+    rank, devices = torchrun() or (0, None)
+    if rank > 0:
+        # Every run has processes of its own, which end with it, so that one that fails takes no other along. Of
+        # torchrun's, the first one starts them, and its number is theirs.
+        return 0
     planned = plan(
         root,
         arguments.experiment,
         arguments.scale,
         arguments.arms,
         arguments.seeds,
-        arguments.overrides,
+        [*arguments.overrides, *([f"train.devices={devices}"] if devices else [])],
         arguments.name,
     )
     return execute(planned, arguments.fresh, terminal)

@@ -143,6 +143,7 @@ def execute(plan: Plan, fresh: bool, console: Console) -> int:
     """
     with _locked(plan.folder):
         _refuse_changes(plan, fresh)
+        _check_machine(plan, fresh)
         tracking = Tracking(plan.root)
         experiment_id = tracking.experiment(plan.name, f"{plan.question.question} ({plan.question.source})")
         _start_over(plan, tracking, fresh)
@@ -239,6 +240,14 @@ def _refuse_changes(plan: Plan, fresh: bool) -> None:
                     f"{path.relative_to(plan.root)}: {name} = {before[name]}: the run has this value, and {now[name]} "
                     f"was asked for; {fix}, --name NAME keeps both"
                 )
+
+
+def _check_machine(plan: Plan, fresh: bool) -> None:
+    # What is complete may be looked at anywhere.
+    for key, config in plan.configs.items():
+        record = None if fresh else read_record(plan.run_folder(key))
+        if record is None or record.status != COMPLETE:
+            build.check_machine(config)
 
 
 def _has_trained(folder: Path) -> bool:

@@ -25,10 +25,16 @@ MINUTE, HOUR, DAY, YEAR = 60, 3600, 86_400, 365 * 86_400
 
 @dataclass(frozen=True)
 class Measured:
-    """The run that a scale's speed was measured on, and the speed."""
+    """The run that a scale's speed was measured on, the speed of a device, and how many there are to share the work."""
 
     config: Config
     speed: speed.Speed
+    devices: int
+
+    @property
+    def flops_per_second(self) -> float:
+        """Return the operations per second of all devices."""
+        return self.speed.flops_per_second * self.devices
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,8 @@ def _speeds(entries: Sequence[Entry], tell: Callable[[str], None]) -> dict[str, 
     for scale, those in configs.items():
         tell(f"measuring {scale} on {build.hardware()}")
         config = budget.heaviest(those)
-        measured[scale] = Measured(config, speed.measure(config, MEASUREMENT_SECONDS / len(configs)))
+        found = speed.measure(config, MEASUREMENT_SECONDS / len(configs))
+        measured[scale] = Measured(config, found, build.devices_at_hand(config))
     return measured
 
 
@@ -133,7 +140,7 @@ def _cost_table(entries: Sequence[Entry], budgets: Sequence[budget.Budget], spee
             continue
         cells = [f"{total.images:,}", _scaled(total.training_flops), _scaled(total.evaluation_flops)]
         if speeds:
-            cells.append(_duration(total.flops / speeds[entry.scale].speed.flops_per_second))
+            cells.append(_duration(total.flops / speeds[entry.scale].flops_per_second))
         table.add_row(_description(entry), *cells)
     return table
 
@@ -166,7 +173,8 @@ def _found(scale: str, measured: Measured) -> str:
     reduced = [f"batches of {found.images}"] if found.images < config.train.batch_size else []
     reduced += [f"{found.blocks} of {config.model.depth} blocks"] if found.blocks < config.model.depth else []
     how = f" (with {' and '.join(reduced)})" if reduced else ""
-    return f"{_scaled(found.flops_per_second)}FLOP/s at {scale}{how}"
+    times = f" on each of {measured.devices}" if measured.devices > 1 else ""
+    return f"{_scaled(found.flops_per_second)}FLOP/s{times} at {scale}{how}"
 
 
 def _scaled(value: float) -> str:

@@ -2,11 +2,14 @@
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning import LightningModule
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
@@ -16,8 +19,10 @@ from jitlab.callbacks.run_log import RunFolder
 from jitlab.callbacks.stop import StoppedError, StopRequest
 from jitlab.config import load
 from jitlab.config.schema import Config
+from jitlab.console import console as terminal
 from jitlab.errors import RunError, UserError
 from jitlab.files import write_text
+from jitlab.processes import run_together
 from jitlab.run_record import COMPLETE, FAILED, KILLED, RUNNING, RunRecord, read_record
 
 CONFIG_FILE = "config.yaml"
@@ -53,7 +58,8 @@ def execute_run(
 ) -> RunRecord:
     """Train a run to its end, from its checkpoint where there is one, and return how it ended.
 
-    Whatever ends it, its record and its MLflow run say so.
+    Whatever ends it, its record and its MLflow run say so. On one device it is trained in this process, on several in
+    processes of their own, which this one watches.
 
     Raises:
         UserError: for data or a checkpoint that cannot be used; the run is marked as failed.
@@ -61,33 +67,19 @@ def execute_run(
     write_text(folder / CONFIG_FILE, load.to_yaml(config))
     (folder / TRACEBACK_FILE).unlink(missing_ok=True)
     record = read_record(folder) or RunRecord(key.arm, key.seed, config.train.steps)
-    log = RunFolder(folder)
     mlflow = MlflowRun(
         mirror.tracking, mirror.experiment_id, key.name, record.mlflow_run_id, mirror.params, mirror.tags
     )
-    record = record.written(folder, status=RUNNING, reason=None, hardware=build.hardware(), mlflow_run_id=mlflow.id)
-    earlier, started = record.seconds, time.monotonic()
-
-    def saved(step: int) -> None:
-        nonlocal record
-        record = record.written(folder, step=step, seconds=earlier + time.monotonic() - started)
-
-    checkpoint = folder / CHECKPOINT_FILE
+    hardware, earlier, started = build.hardware(config.train.devices), record.seconds, time.monotonic()
+    record = record.written(folder, status=RUNNING, reason=None, hardware=hardware, mlflow_run_id=mlflow.id)
     status: str = KILLED
     reason: str | None = "interrupted"
     try:
-        mlflow.catch_up(log.rows(), log.pictures())
         mlflow.log_text(load.to_yaml(config), CONFIG_FILE)
-        datamodule, module = build.build_datamodule(config, root), build.build_module(config)
-        record = record.written(
-            folder,
-            parameters=sum(p.numel() for p in module.network.parameters()),
-            data_fingerprint=datamodule.fingerprint,
-        )
-        context = build.RunContext(key.name, checkpoint, [mlflow, log], console, stop, saved)
-        trainer = build.build_trainer(config, module, datamodule, context)
-        resumed = str(checkpoint) if checkpoint.exists() else None
-        trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
+        if config.train.devices == 1:
+            _train(config, root, folder, mlflow, console, stop)
+        else:
+            run_together(partial(_take_part, config, root, folder, mlflow.id), config.train.devices, stop)
         status, reason = COMPLETE, None
     except (Exception, SIGTERMException) as error:
         status, reason = _why(error, folder)
@@ -97,8 +89,49 @@ def execute_run(
         # MLflow first: a record that says complete is not looked at again.
         mlflow.end(MLFLOW_STATUS[status], {"jitlab.status": reason or status})
         seconds = earlier + time.monotonic() - started
-        record = record.written(folder, status=status, reason=reason, seconds=seconds)
+        record = (read_record(folder) or record).written(folder, status=status, reason=reason, seconds=seconds)
     return record
+
+
+def _take_part(config: Config, root: Path, folder: Path, mlflow_run_id: str, rank: int, stop: StopRequest) -> None:
+    """Train a run as one of several processes; the first one keeps and shows what there is to be kept and shown."""
+    if rank == 0:
+        mlflow = MlflowRun(Tracking(root), "", folder.name, mlflow_run_id, {}, {})
+        _train(config, root, folder, mlflow, terminal(), stop)
+    else:
+        _train(config, root, folder, None, Console(quiet=True), stop)
+
+
+def _train(
+    config: Config, root: Path, folder: Path, mlflow: MlflowRun | None, console: Console, stop: StopRequest
+) -> None:
+    """Train a run from its checkpoint, where there is one, to its end; without `mlflow`, keep nothing of it."""
+    datamodule, module = build.build_datamodule(config, root), build.build_module(config)
+    loggers: list[Logger] = []
+    keep: Callable[[int], None] | None = None
+    if mlflow:
+        log = RunFolder(folder)
+        mlflow.catch_up(log.rows(), log.pictures())
+        loggers, keep = [mlflow, log], _keep_record(folder, module, datamodule)
+    checkpoint = folder / CHECKPOINT_FILE
+    context = build.RunContext(folder.name, checkpoint, loggers, console, stop, keep)
+    trainer = build.build_trainer(config, module, datamodule, context)
+    resumed = str(checkpoint) if checkpoint.exists() else None
+    trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
+
+
+def _keep_record(folder: Path, module: LightningModule, datamodule: build.DataModule) -> Callable[[int], None]:
+    """Write into a run's record what is trained on what; return what writes into it the step of a checkpoint."""
+    record = read_record(folder)
+    assert record is not None
+    parameters = sum(p.numel() for p in module.parameters())
+    record = record.written(folder, parameters=parameters, data_fingerprint=datamodule.fingerprint)
+    started = time.monotonic()
+
+    def saved(step: int) -> None:
+        record.written(folder, step=step, seconds=record.seconds + time.monotonic() - started)
+
+    return saved
 
 
 def _why(error: BaseException, folder: Path) -> tuple[str, str]:

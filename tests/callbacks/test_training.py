@@ -197,7 +197,10 @@ def test_a_stop_request_saves_the_step_and_stops(shards, tmp_path):
 def test_a_stop_request_at_the_last_step_saves_it(tmp_path):
     stop, saved = StopRequest(), list[int]()
     stop.handle(signal.SIGINT, None)
-    trainer = cast(Any, SimpleNamespace(global_step=7, max_steps=7, save_checkpoint=lambda path: path.touch()))
+    alone = SimpleNamespace(broadcast=lambda word: word)
+    trainer = cast(
+        Any, SimpleNamespace(global_step=7, max_steps=7, strategy=alone, save_checkpoint=lambda path: path.touch())
+    )
     with pytest.raises(StoppedError):
         Checkpointing(tmp_path / "last.ckpt", [100], stop, saved.append).on_train_batch_end(trainer, cast(Any, None))
     assert saved == [7]

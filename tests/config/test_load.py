@@ -248,6 +248,9 @@ def test_a_value_out_of_range_is_told_the_range(override, says):
         ("train.ema_decays=[0.9, 0.9]", "none twice"),
         ("evaluation.images=9", "data.num_classes = 10"),
         ("evaluation.reference_images=1", "2 or more"),
+        ("train.devices=3", "train.batch_size = 64 evenly; use 2 or 4"),
+        ("train.devices=65", "train.batch_size = 64 evenly; use 64"),
+        ("train.device_batch_size=24", "does not divide the 64 images of a device"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(override, says):

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from typing import Any
 
 import pytest
@@ -77,6 +78,29 @@ def test_what_changes_the_result_is_not_neutral():
     assert neutral == {
         "data.path",
         "data.workers",
+        "train.devices",
+        "train.device_batch_size",
         "train.checkpoint_every_steps",
         "evaluation.batch_size",
     }
+
+
+@settings(deadline=None)
+@given(batch_size=st.integers(1, 4096), devices=st.integers(1, 64), limit=st.integers(0, 4096))
+def test_a_batch_is_shared_in_equal_parts_within_the_limit_or_refused_with_numbers_that_work(
+    batch_size, devices, limit
+):
+    def faults(devices, limit):
+        train = schema.Train(steps=1, batch_size=batch_size, devices=devices, device_batch_size=limit)
+        config = schema.Config(train=train, evaluation=schema.Evaluation(images=4096))
+        return train, list(schema.sharing_conflicts(config))
+
+    train, found = faults(devices, limit)
+    if not found:
+        images, rest = divmod(batch_size, devices * schema.parts(train))
+        assert rest == 0
+        assert 0 < images <= (limit or batch_size)
+    for key, text in found:
+        for number in map(int, re.findall(r"\d+", text.rpartition("; use ")[2])):
+            changed = (number, 0) if key == "train.devices" else (devices, number)
+            assert not faults(*changed)[1]

@@ -6,6 +6,7 @@ import torch
 from lightning import Trainer
 
 from jitlab import build
+from jitlab.diffusion.objective import Objective, Position
 from jitlab.diffusion.time_grid import shifted_grid
 from jitlab.randomness import image_noise
 from jitlab.training.module import JiTModule
@@ -161,6 +162,27 @@ def test_dropout_belongs_to_the_position_and_rests_while_images_are_made():
     assert torch.equal(image, made.generate([0], torch.tensor([0])))
     made.train()
     assert made.network.training
+
+
+def test_dropout_masks_of_two_parts_of_a_step_differ():
+    made = module(model__dropout=0.5, model__depth=4)
+    made.train()
+    z, t, y = torch.randn(4, 3, 16, 16), torch.full((4,), 0.5), torch.arange(4)
+
+    def output(first):
+        return made._predict(z, t, y, y, Position(0, range(first, first + 4), 8))[0]
+
+    assert torch.equal(output(4), output(4))
+    assert not torch.equal(output(0), output(4))
+
+
+def test_a_loss_that_overflows_leaves_no_gradient_finite(monkeypatch):
+    made = module()
+    monkeypatch.setattr(Objective, "loss", lambda self, errors: errors["v"].mean().clamp(max=0) + torch.inf)
+    step(made)["loss"].backward()
+    gradients = [parameter.grad for parameter in made.network.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(gradient.isnan().all() for gradient in gradients)
 
 
 def test_the_class_loss_is_added_and_reported():

@@ -1,5 +1,4 @@
 import copy
-import math
 
 import pytest
 import torch
@@ -19,16 +18,10 @@ def network():
 
 def backward(module, step, spoil=None):
     generator = torch.Generator().manual_seed(step)
-    loss = module(torch.randn(8, 4, generator=generator)).square().mean()
     module.zero_grad()
-    loss.backward()
-    if spoil == "gradient":
-        module[0].weight.grad[1, 2] = math.nan
-    elif spoil == "infinite gradient":
-        module[2].bias.grad[0] = -math.inf
-    elif spoil in ("nan", "inf", "-inf"):
-        loss = loss * float(spoil)
-    return loss.detach()
+    module(torch.randn(8, 4, generator=generator)).square().mean().backward()
+    if spoil:
+        module[0].weight.grad[1, 2] = float(spoil)
 
 
 def everything(module, optimizer):
@@ -37,12 +30,12 @@ def everything(module, optimizer):
 
 
 def step_guarded(module, optimizer, guard, step, spoil=None):
-    loss = backward(module, step, spoil)
-    guard.protect(optimizer, module.parameters(), loss, step)
+    backward(module, step, spoil)
+    guard.protect(optimizer, module.parameters(), step)
     optimizer.step()
 
 
-@pytest.mark.parametrize("spoil", ["gradient", "infinite gradient", "nan", "inf", "-inf"])
+@pytest.mark.parametrize("spoil", ["nan", "inf", "-inf"])
 def test_nothing_non_finite_reaches_weights_moments_or_step_counters(spoil):
     module, guard = network(), NonFiniteGuard()
     optimizer = build_adamw(module, SETTINGS)
@@ -62,7 +55,7 @@ def test_nothing_non_finite_reaches_weights_moments_or_step_counters(spoil):
 def test_a_first_step_that_is_not_finite_leaves_the_initial_weights():
     module, guard = network(), NonFiniteGuard()
     before = [parameter.detach().clone() for parameter in module.parameters()]
-    step_guarded(module, build_adamw(module, SETTINGS), guard, 1, "gradient")
+    step_guarded(module, build_adamw(module, SETTINGS), guard, 1, "nan")
     assert guard.first_bad_step() == 1
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
@@ -80,8 +73,8 @@ def test_finite_steps_are_the_same_as_without_a_guard():
 
 def test_the_norm_is_that_of_all_gradients():
     module = network()
-    loss = backward(module, 1)
-    norm = NonFiniteGuard().protect(build_adamw(module, SETTINGS), module.parameters(), loss, 1)
+    backward(module, 1)
+    norm = NonFiniteGuard().protect(build_adamw(module, SETTINGS), module.parameters(), 1)
     gradients = torch.cat([parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None])
     torch.testing.assert_close(norm, gradients.norm())
 

@@ -32,6 +32,10 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def request(self) -> None:
+        """Ask for a stop, as the first signal does."""
+        self._signals = max(self._signals, 1)
+
     def raise_if_requested(self) -> None:
         """Raise StoppedError once a stop was asked for."""
         if self.requested:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from jitlab.callbacks.run_log import log_metrics
@@ -20,6 +21,7 @@ class TrainingLog(Callback):
         self.images_per_epoch = images_per_epoch
         self._sums: dict[str, Tensor] = {}
         self._count = 0
+        self._strategy: Strategy | None = None
 
     def on_train_batch_end(
         self,
@@ -43,7 +45,7 @@ class TrainingLog(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums since the last point, so that the next point after a resume is the same."""
-        return {"sums": {key: value.cpu() for key, value in self._sums.items()}, "count": self._count}
+        return {"sums": {key: value.cpu() for key, value in self._pooled().items()}, "count": self._count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the sums since the last point."""
@@ -51,12 +53,21 @@ class TrainingLog(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the network to its device."""
+        self._strategy = trainer.strategy
         self._sums = {key: value.to(pl_module.device) for key, value in self._sums.items()}
 
+    def _pooled(self) -> dict[str, Tensor]:
+        """Return the sums' means over all processes."""
+        if not self._sums:
+            return {}
+        assert self._strategy is not None
+        sums = self._strategy.reduce(torch.stack(list(self._sums.values())), reduce_op="mean")
+        return dict(zip(self._sums, sums, strict=True))
+
     def _log(self, trainer: Trainer) -> None:
-        means = torch.stack(list(self._sums.values())) / self._count
-        means = trainer.strategy.reduce(means, reduce_op="mean")
-        metrics = {f"train/{key}": value for key, value in zip(self._sums, means.tolist(), strict=True)}
+        pooled = self._pooled()
+        means = torch.stack(list(pooled.values())) / self._count
+        metrics = {f"train/{key}": value for key, value in zip(pooled, means.tolist(), strict=True)}
         images = trainer.global_step * self.images_per_step
         metrics["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         metrics |= {"train/images": images, "train/epochs": images / self.images_per_epoch}

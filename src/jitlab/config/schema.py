@@ -130,7 +130,16 @@ class Train:
     """The optimisation; its x-axis is the optimizer step."""
 
     steps: int = setting(MISSING, "optimizer steps", within="[1, inf)")
-    batch_size: int = setting(MISSING, "images of an optimizer step, over all processes", within="[1, inf)")
+    batch_size: int = setting(MISSING, "images of an optimizer step, over all devices", within="[1, inf)")
+    devices: int = setting(
+        1, "GPUs that share train.batch_size; processes where there is no GPU", within="[1, inf)", neutral=True
+    )
+    device_batch_size: int = setting(
+        0,
+        "images that a device takes at a time, adding up gradients; 0 for all of its share",
+        within="[0, inf)",
+        neutral=True,
+    )
     learning_rate: float = setting(2e-4, "constant rate after the warm-up", within="(0, inf)")
     warmup_steps: int = setting(0, "steps of linear warm-up", within="[0, inf)")
     weight_decay: float = setting(0.0, "decoupled weight decay of AdamW", within="[0, inf)")
@@ -243,6 +252,7 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (setting, what is wrong and how to mend it) for settings that do not fit each other."""
     yield from _model_conflicts(config)
     yield from _sampler_conflicts(config.sampler)
+    yield from sharing_conflicts(config)
     low, high = config.sampler.guidance_interval
     if low >= high:
         fix = f"write [{high}, {low}]" if low > high else "the first number must be below the second"
@@ -299,6 +309,35 @@ def _class_head_conflicts(config: Config) -> Iterator[tuple[str, str]]:
             f"would show the class to blocks that must not see it; use model.class_head_block = "
             f"{model.class_head_block} or more",
         )
+
+
+def parts(train: Train) -> int:
+    """Return in how many parts a device takes its share of an optimizer step."""
+    share = train.batch_size // train.devices
+    return math.ceil(share / train.device_batch_size) if train.device_batch_size else 1
+
+
+def sharing_conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield (setting, what is wrong) where a batch is not shared in equal parts."""
+    batch_size, devices, limit = config.train.batch_size, config.train.devices, config.train.device_batch_size
+    share = batch_size // devices
+    if batch_size % devices:
+        yield "train.devices", f"cannot share train.batch_size = {batch_size} evenly; use {_near(devices, batch_size)}"
+    elif 0 < limit < share and share % limit:
+        yield (
+            "train.device_batch_size",
+            f"does not divide the {share} images of a device (train.batch_size = {batch_size} over train.devices = "
+            f"{devices}); use {_near(limit, share)}",
+        )
+    if config.evaluation.images < devices:
+        yield "train.devices", f"is more than evaluation.images = {config.evaluation.images}; use at most that"
+
+
+def _near(number: int, whole: int) -> str:
+    """Name the divisors of `whole` on both sides of a number that is none."""
+    below = next(n for n in range(min(number, whole), 0, -1) if whole % n == 0)
+    above = next((n for n in range(number, whole + 1) if whole % n == 0), None)
+    return f"{below} or {above}" if above else str(below)
 
 
 def _sampler_conflicts(sampler: Sampler) -> Iterator[tuple[str, str]]:

@@ -50,6 +50,7 @@ class JiTModule(LightningModule):
         optimizer: OptimizerSettings,
         signal: Signal,
         batch_size: int,
+        parts: int,
         seed: int,
     ) -> None:
         """Wrap a network.
@@ -61,6 +62,7 @@ class JiTModule(LightningModule):
             optimizer: how to optimise.
             signal: the shape of a sample, and the way from and to how it is stored.
             batch_size: samples of an optimizer step, over all processes.
+            parts: equal parts in which a process takes its samples of a step, one after another.
             seed: of noise, t, dropped labels and generated samples.
         """
         super().__init__()
@@ -70,23 +72,48 @@ class JiTModule(LightningModule):
         self.optimizer_settings = optimizer
         self.signal = signal
         self.batch_size = batch_size
+        self.parts = parts
         self.seed = seed
         self.dropout = any(getattr(layer, "dropout", 0.0) > 0 for layer in network.modules())
         self.guard = NonFiniteGuard()
         self.gradient_norm = torch.zeros(())
-        self._loss = torch.zeros(())
 
     def training_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, Tensor]:
-        """Take one step of Algorithm 1 on stored samples (B, ...) and labels (B,); the keys are not looked at."""
+        """Take an optimizer step's stored samples (B, ...) and labels (B,), part by part; the keys are not looked at.
+
+        What is returned is the mean over the parts. A step is one batch to Lightning whatever the number of parts, so
+        that all that counts, logs, saves or resumes knows of steps alone.
+        """
         samples, labels, _ = batch
+        self.network.zero_grad()
+        first = self.trainer.global_rank * len(samples)
+        size = len(samples) // self.parts
+        means: dict[str, Tensor] = {}
+        for start in range(0, len(samples), size):
+            position = Position(self.global_step, range(first + start, first + start + size), self.batch_size)
+            losses = self.losses(samples[start : start + size], labels[start : start + size], position)
+            share = {key: value / self.parts for key, value in losses.items()}
+            if start + size < len(samples):
+                share["loss"] = self._accumulate(share["loss"])
+            means = {key: means.get(key, 0) + value for key, value in share.items()}
+        return means
+
+    def losses(self, samples: Tensor, labels: Tensor, position: Position) -> dict[str, Tensor]:
+        """Return Algorithm 1's loss on stored samples (B, ...) with labels (B,), and what it is reported with."""
         x = self.signal.to_signal(samples)
-        t, eps, y = self.objective.draw(x, labels, self.seed, self._position(len(x)))
+        t, eps, y = self.objective.draw(x, labels, self.seed, position)
         z = interpolate(x, eps, t)
-        output, class_loss = self._predict(z, t, y, labels)
+        output, class_loss = self._predict(z, t, y, labels, position)
         errors = self.objective.errors(output, x, eps, z, t)
         loss = self.objective.loss(errors) + sum(class_loss.values())
+        # Where it is not finite its gradient is neither: gradients are shared by all processes, and so is the guard's
+        # verdict on them.
+        loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
         means = {f"{space}_mse": error.detach().mean() for space, error in errors.items()}
         return {"loss": loss, **means, **{key: value.detach() for key, value in class_loss.items()}}
+
+    def optimizer_zero_grad(self, *args: Any) -> None:
+        """Keep the gradient of the parts so far: Lightning asks before the last part's backward."""
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW and its warm-up, which advances with every step."""
@@ -94,14 +121,10 @@ class JiTModule(LightningModule):
         schedule = build_schedule(optimizer, self.optimizer_settings.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Keep the loss for the guard."""
-        self._loss = loss.detach()
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keep a non-finite loss or gradient from the weights."""
         adamw: Any = getattr(optimizer, "optimizer", optimizer)
-        self.gradient_norm = self.guard.protect(adamw, self.network.parameters(), self._loss, self.global_step + 1)
+        self.gradient_norm = self.guard.protect(adamw, self.network.parameters(), self.global_step + 1)
 
     def refuse_non_finite(self) -> None:
         """Raise RunError naming the step where loss or gradient stopped being finite; waits for the device."""
@@ -162,14 +185,24 @@ class JiTModule(LightningModule):
             raise RunError(f"sampling gave non-finite values at step {self.global_step}; try more sampler.steps")
         return self.signal.from_signal(x)
 
-    def _predict(self, z: Tensor, t: Tensor, y: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _predict(
+        self, z: Tensor, t: Tensor, y: Tensor, labels: Tensor, position: Position
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.dropout:
-            # Masks that a resumed run draws again: the only random numbers that layers draw themselves.
-            torch.manual_seed(seed_of("dropout", self.seed, self.global_step, self.trainer.global_rank))
+            # Masks that a resumed run draws again: the only random numbers that layers draw themselves, for a part at
+            # once. So with dropout, and only then, they are others on another number of devices or parts.
+            torch.manual_seed(seed_of("dropout", self.seed, position.step, position.samples[0]))
         if not self.objective.class_loss_weight:
             return self.network(z, t, y).float(), {}
         output, logits = self.network(z, t, y, with_logits=True)
         return output.float(), {"class_loss": self.objective.class_loss(logits.float(), labels, z[0].numel())}
+
+    def _accumulate(self, loss: Tensor) -> Tensor:
+        # Of all parts but the last, whose backward is Lightning's. On several devices this is within DDP's forward,
+        # where it reduces nothing yet: it does so once a step, in the last part's backward.
+        with torch.autocast(self.device.type, enabled=False):
+            loss.backward()
+        return loss.detach()
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
@@ -182,7 +215,3 @@ class JiTModule(LightningModule):
                 yield
         finally:
             self.network.train(training)
-
-    def _position(self, samples: int) -> Position:
-        first = self.trainer.global_rank * samples
-        return Position(self.global_step, range(first, first + samples), self.batch_size)

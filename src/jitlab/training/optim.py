@@ -35,7 +35,7 @@ def build_schedule(optimizer: AdamW, warmup_steps: int) -> LambdaLR:
 
 
 class NonFiniteGuard:
-    """Holds the weights from the first step on whose loss or gradient is not finite, without a device sync.
+    """Holds the weights from the first step on whose gradient is not finite, without a device sync.
 
     The verdict stays on the device; whoever can afford to wait for it asks `first_bad_step`.
     """
@@ -43,7 +43,7 @@ class NonFiniteGuard:
     def __init__(self) -> None:
         self._bad_step: Tensor | None = None
 
-    def protect(self, optimizer: AdamW, parameters: Iterable[Tensor], loss: Tensor, step: int) -> Tensor:
+    def protect(self, optimizer: AdamW, parameters: Iterable[Tensor], step: int) -> Tensor:
         """Tell the optimizer whether to skip its next step; return the norm of all gradients.
 
         Gradients are averaged over the processes before, so that all of them come to the same verdict.
@@ -51,13 +51,13 @@ class NonFiniteGuard:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self._bad_step is None:
             self._bad_step = torch.full((), -1, device=norm.device)
-        bad = ~torch.isfinite(norm + loss.detach())
+        bad = ~torch.isfinite(norm)
         self._bad_step = torch.where((self._bad_step < 0) & bad, step, self._bad_step)
         # The hook that fused optimizers have for gradient scalers: where it is 1 they leave weights and moments alone.
         optimizer.found_inf = (self._bad_step >= 0).float()  # type: ignore[attr-defined]
         return norm
 
     def first_bad_step(self) -> int | None:
-        """Return the first step whose loss or gradient was not finite, or None; waits for the device."""
+        """Return the first step whose gradient was not finite, or None; waits for the device."""
         step = -1 if self._bad_step is None else int(self._bad_step)
         return None if step < 0 else step
