@@ -112,6 +112,7 @@ def test_the_closing_words_say_what_the_outputs_say(path):
     assert [number for number in numbers if number.strip() not in texts(notebook)] == []
 
 
+@pytest.mark.timeout(600)
 def test_the_toy_notebook_finds_what_the_runs_of_its_question_find(repository):
     source = ROOT / "experiments" / "toy_manifold.yaml"
     (repository / "experiments" / "toy_manifold.yaml").write_bytes(source.read_bytes())
@@ -129,6 +130,7 @@ def test_the_toy_notebook_finds_what_the_runs_of_its_question_find(repository):
     assert len(found) == 4
 
 
+@pytest.mark.timeout(600)
 def test_the_comparison_shows_the_numbers_of_the_run_folders(repository):
     words = ["--arms", "x,eps", "--seeds", "2", "train.steps=8", "train.log_every_steps=2", "evaluation.images=10"]
     assert main(["run", "noise_vs_x", "--scale", "tiny", *words]) == 0
