@@ -11,7 +11,7 @@ ARGS  ?=
 RUN   := $(EXP) $(if $(SCALE),--scale $(SCALE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment report ui data test lint types clean
+.PHONY: help setup experiment report ui data notebooks test lint types clean
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,12 +31,16 @@ ui: $(STAMP)  ## Serve the MLflow UI and print the link to a question's charts
 data: $(STAMP)  ## Build the digits as shards in data/digits32
 	@$(BIN)/jitlab data build digits --image-size 32 --out data/digits32
 
+notebooks: $(STAMP)  ## Execute the notebooks again, in place; trains noise_vs_x where it was not
+	@$(BIN)/jitlab run noise_vs_x
+	@$(BIN)/python notebooks/execute.py notebooks/*.ipynb
+
 test: $(STAMP)  ## Run the quick tests (ARGS="-m slow" for the slow ones)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## Check style and the import rule
-	@$(BIN)/ruff check src tests
-	@$(BIN)/ruff format --check src tests
+	@$(BIN)/ruff check src tests notebooks
+	@$(BIN)/ruff format --check src tests notebooks
 	@$(BIN)/lint-imports --no-logo
 
 types: $(STAMP)  ## Check types

@@ -1,4 +1,6 @@
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from jitlab.errors import RunError, UserError, nearest
 
@@ -29,3 +31,10 @@ def test_a_failed_run_is_not_the_users_mistake():
     # exit code 1 and exit code 2 must not be mixed up by an `except`
     assert not issubclass(RunError, UserError)
     assert not issubclass(UserError, RunError)
+
+
+def test_a_notebook_shows_a_users_mistake_on_one_line(tmp_path, capsys):
+    shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}), ipython_dir=str(tmp_path))
+    shell.push({"mistake": UserError("train.steps = 0:\nexpected a value in [1, inf)")})
+    shell.run_cell("raise mistake")
+    assert capsys.readouterr().out.strip() == "jitlab: train.steps = 0: expected a value in [1, inf)"

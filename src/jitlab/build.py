@@ -51,8 +51,8 @@ DataModule = ShardDataModule | SpiralDataModule
 CHANNELS = 3
 # What to do where the shards of a source are missing.
 REMEDIES = {digits.NAME: digits.remedy, imagenet.NAME: imagenet.remedy}
-# What Lightning says to users who hold it directly, and what jitlab has taken care of.
 SETTLED_WARNINGS = (
+    ".*GPU available but not used.*",
     ".*dataloader is not resumable.*",
     ".*does not have many workers.*",
     ".*number of training batches .* is smaller than the logging interval.*",
@@ -272,7 +272,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
     )
     saved_config = SavedConfig(load.to_yaml(config))
     checkpointing = Checkpointing(context.checkpoint, saved_every, context.stop, context.on_saved)
-    _quieten_lightning()
+    quieten_lightning()
     return Trainer(
         max_steps=config.train.steps,
         max_epochs=-1,
@@ -297,7 +297,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
 
 def build_bare_trainer(config: Config, parts: int, callback: Callback) -> Trainer:
     """Return a Trainer that takes steps of so many parts each until `callback` stops it, and writes nothing."""
-    _quieten_lightning()
+    quieten_lightning()
     return Trainer(
         max_steps=-1,
         max_epochs=-1,
@@ -364,7 +364,8 @@ def _precision(precision: str) -> Literal["32-true", "bf16-mixed"]:
     return "bf16-mixed" if precision == "bf16" else "32-true"
 
 
-def _quieten_lightning() -> None:
+def quieten_lightning() -> None:
+    """Keep from users what Lightning says to those who hold it directly, and what jitlab has taken care of."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in SETTLED_WARNINGS:
         warnings.filterwarnings("ignore", message)

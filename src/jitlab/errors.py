@@ -14,6 +14,10 @@ class UserError(Exception):
         # A loader worker's error comes back with the worker's traceback around it.
         super().__init__(" ".join(message.rpartition("UserError: ")[2].split()))
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows instead of a traceback: IPython asks for it by this name."""
+        return [f"jitlab: {self}"]
+
 
 class RunError(Exception):
     """A run that failed on its own account: told on one line, exit code 1, the other arms go on."""

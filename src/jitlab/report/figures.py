@@ -34,7 +34,7 @@ _SHORTER = tuple(
         (r"\s*\n\s*", " "),
     )
 )
-_STYLE = {
+STYLE = {
     "font.size": 11.0,
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own font
     "text.parse_math": False,
@@ -137,7 +137,15 @@ def wants_log(lines: Sequence[Line]) -> bool:
 
 
 def panel(lines: Sequence[Line], x_label: str, log: bool | None = None) -> Any:
-    """Return a Figure with one axes and one line a run.
+    """Return a Figure with one axes and one line a run, drawn by `draw_lines`."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=INCHES, dpi=72, layout="constrained")
+        draw_lines(figure.add_subplot(), lines, x_label, log)
+    return figure
+
+
+def draw_lines(axes: Any, lines: Sequence[Line], x_label: str, log: bool | None = None) -> None:
+    """Draw one line a run into Matplotlib axes.
 
     `log` asks for a logarithmic y axis (kept linear where a value is not positive); None decides by the span.
     Non-finite values leave gaps.
@@ -145,28 +153,24 @@ def panel(lines: Sequence[Line], x_label: str, log: bool | None = None) -> Any:
     values = [value for line in lines for value in line.y if math.isfinite(value)]
     log = wants_log(lines) if log is None else log and bool(values) and min(values) > 0
     several_seeds = len({line.color for line in lines}) < len(lines)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=INCHES, dpi=72, layout="constrained")
-        axes = figure.add_subplot()
-        for line in lines:
-            y = [value if math.isfinite(value) else math.nan for value in line.y]
-            (artist,) = axes.plot(
-                line.x,
-                y,
-                color=line.color,
-                linewidth=1.0 if several_seeds else 1.8,
-                marker="o" if len(line.x) <= 12 else None,
-                markersize=3 if several_seeds else 4,
-            )
-            artist.set_gid(f"curve {line.run}")
-        axes.set_xlabel(x_label)
-        if x_label == "step":
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.xaxis.set_major_formatter(FuncFormatter(_step_text))
-            axes.set_xlim(left=0)
-        if log:
-            _log_axis(axes, min(values), max(values))
-    return figure
+    for line in lines:
+        y = [value if math.isfinite(value) else math.nan for value in line.y]
+        (artist,) = axes.plot(
+            line.x,
+            y,
+            color=line.color,
+            linewidth=1.0 if several_seeds else 1.8,
+            marker="o" if len(line.x) <= 12 else None,
+            markersize=3 if several_seeds else 4,
+        )
+        artist.set_gid(f"curve {line.run}")
+    axes.set_xlabel(x_label)
+    if x_label == "step":
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(_step_text))
+        axes.set_xlim(left=0)
+    if log:
+        _log_axis(axes, min(values), max(values))
 
 
 def ordered_panel(lines: Sequence[OrderedLine], ticks: Sequence[tuple[float, str]], log_x: bool) -> Any:
@@ -222,7 +226,7 @@ def svg(figure: Any, name: str, alt: str) -> str:
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
