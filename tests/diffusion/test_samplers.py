@@ -58,7 +58,7 @@ def velocity(prediction="x", noise_scale=1.0, batch=1 + DIMENSIONS) -> Velocity:
     return guided_velocity(network, objective.velocity, labels, 1, 1.0, (0.0, 1.0))
 
 
-def calls(solver, steps) -> int:
+def calls(solver: str, steps: int) -> int:
     """Return how many velocities a solver takes: one a step, Heun two in every step but the last."""
     return 2 * steps - 1 if solver == "heun" else steps
 

@@ -89,7 +89,11 @@ def test_inside_the_clips_the_predicted_x_is_that_of_table_1(scale):
             sampler__solver="euler",
         )
         made.network = Constant()
-        made.generate(range(2), torch.arange(2), lambda z, t, x, looks=looks: looks.append((z, t, x)))
+
+        def watch(z: torch.Tensor, t: float, x: torch.Tensor, looks=looks) -> None:
+            looks.append((z, t, x))
+
+        made.generate(range(2), torch.arange(2), watch)
         assert [t for _, t, _ in looks] == [0.0, 0.02, 0.5, 0.97]
     for _, _, x in seen["x"]:
         torch.testing.assert_close(x, torch.full_like(x, guided))
