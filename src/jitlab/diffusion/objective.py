@@ -77,7 +77,11 @@ class Objective:
         return errors[self.loss_space].mean()
 
     def velocity(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """Return the velocity that the network's output implies when sampling, like z."""
+        """Return the velocity that the network's output implies when sampling, like z.
+
+        Inside the clips that is t / clip (eps-prediction, near noise) or (1 - t) / clip (x-prediction, near data) of
+        Table 1's. So at t = 0, where z - eps of an exact network is 0, eps-prediction stands still.
+        """
         predicted, source = self._read(output, z, t)
         return convert(predicted, z, t, source, "v", self.sampling_clip)
 
