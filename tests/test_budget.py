@@ -101,7 +101,8 @@ def test_guidance_doubles_the_forwards_within_its_interval_alone(sampler, forwar
 )
 def test_forwards_lie_between_the_solver_s_calls_and_twice_as_many(solver, steps, shift, scale, low):
     sampler = Sampler(solver=solver, steps=steps, shift=shift, guidance_scale=scale, guidance_interval=(low, 1.0))
-    calls, forwards = SOLVERS[solver].calls(steps), forwards_per_image(sampler)
+    # Heun asks twice a step but in the last.
+    calls, forwards = (2 * steps - 1 if solver == "heun" else steps), forwards_per_image(sampler)
     assert calls <= forwards <= 2 * calls
     assert (forwards == calls) if scale == 1 else (low > 0 or forwards == 2 * calls)
 

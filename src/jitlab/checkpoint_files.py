@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,11 @@ class Checkpoint:
     def weights(self, choice: str | None) -> tuple[str, Weights]:
         """Return the name and the tensors of `raw`, of `ema<decay>`, or with None of the first average."""
         named = {f"ema{decay}": average for decay, average in self.averages.items()}
-        choice = choice or next(iter(named), RAW)
+        if choice is None:
+            choice = next(iter(named), RAW)
         if choice != RAW and choice not in named:
-            raise UserError(f"{self.path}: --weights {choice}: no such weights; use one of {', '.join([RAW, *named])}")
+            typed, known = shlex.quote(choice), ", ".join([RAW, *named])
+            raise UserError(f"{self.path}: --weights {typed}: no such weights; use one of {known}")
         return choice, self.network | named.get(choice, {})
 
     def module(self, choice: str | None, config: Config | None = None) -> JiTModule:
@@ -226,7 +229,7 @@ def _imported_config(
     if (sizes.hidden_size, sizes.depth) in PUBLISHED:
         values["model.dropout"] = PUBLISHED[sizes.hidden_size, sizes.depth].dropout
     values |= _optimizer_settings(file)
-    return load.assemble(values, str(file.path), overrides)
+    return load.assemble(values, str(file.path), load.from_words(overrides))
 
 
 def _in_context_start(file: OfficialFile, sizes: Sizes, given: int | None) -> int:

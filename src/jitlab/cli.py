@@ -8,6 +8,7 @@ from typing import NoReturn
 from jitlab.errors import RunError, UserError
 
 EXIT_RUN_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+FILES_TOLD = 16
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -116,28 +117,24 @@ def verify_data(arguments: argparse.Namespace) -> int:
 
 def sample(arguments: argparse.Namespace) -> int:
     """Draw images from a checkpoint."""
-    from jitlab.config.schema import Sampler
     from jitlab.console import console
     from jitlab.sample import Request, sample
 
-    settings = {"guidance_scale": arguments.cfg, "steps": arguments.steps, "solver": arguments.solver}
-    overrides = [f"sampler.{key}={value}" for key, value in settings.items() if value is not None]
-    # What the checkpoint was trained to be sampled with gives way to what is asked for here.
-    overrides += ["sampler.times=[]"] if arguments.steps is not None else []
-    overrides += [f"sampler.churn={Sampler.churn}"] if arguments.solver is not None else []
+    typed = {"--cfg": arguments.cfg, "--steps": arguments.steps, "--solver": arguments.solver, "--seed": arguments.seed}
     request = Request(
         classes=arguments.classes,
         count=arguments.count,
-        seed=arguments.seed,
         batch_size=arguments.batch_size,
-        overrides=overrides,
+        options={option: text for option, text in typed.items() if text is not None},
+        words=arguments.overrides,
         weights=arguments.weights,
         grid=arguments.grid,
         trajectory=arguments.trajectory,
     )
     terminal = console()
-    files = sample(arguments.checkpoint, arguments.out, request, terminal)
-    terminal.print(f"{arguments.out}: {', '.join(file.name for file in files)}", soft_wrap=True)
+    files = [file.name for file in sample(arguments.checkpoint, arguments.out, request, terminal)]
+    told = ", ".join(files) if len(files) <= FILES_TOLD else f"{len(files)} files, {files[0]} to {files[-1]}"
+    terminal.print(f"{arguments.out}: {told}", soft_wrap=True)
     return 0
 
 
@@ -253,14 +250,16 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path)
+    words = "sampler settings, such as sampler.guidance_interval=[0.2,0.8]; the checkpoint's own where not given"
+    parser.add_argument("overrides", nargs="*", metavar="sampler.KEY=VALUE", help=words)
     parser.add_argument("--classes", type=_whole_numbers, required=True, help="labels, such as 207,360")
     parser.add_argument("--count", type=_at_least_one, default=1, help="images of each class")
     parser.add_argument("--out", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--cfg", help="guidance scale; the checkpoint's own where not given, as for what follows")
-    parser.add_argument("--steps", help="steps from noise to image")
-    parser.add_argument("--solver", help="such as heun")
+    parser.add_argument("--cfg", help="short for sampler.guidance_scale=CFG")
+    parser.add_argument("--steps", help="short for sampler.steps=STEPS")
+    parser.add_argument("--solver", help="short for sampler.solver=SOLVER, such as heun")
     parser.add_argument("--weights", help="raw or ema0.9999; the first average where not given")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise; image i has the same in every batch")
+    parser.add_argument("--seed", default="0", help="of the noise; image i has the same in every batch")
     parser.add_argument("--batch-size", type=_at_least_one, default=16, help="images drawn at a time")
     parser.add_argument("--grid", action="store_true", help="write one picture, a row for each class")
     parser.add_argument("--trajectory", action="store_true", help="also write z and the predicted x over t")

@@ -1,6 +1,8 @@
 """Images from a checkpoint: PNGs or one grid, and on request how they came out of the noise."""
 
-from collections.abc import Sequence
+import io
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,74 +15,161 @@ from torchvision.utils import make_grid
 
 from jitlab import build
 from jitlab.callbacks.drawing import draw_images, draw_strip
-from jitlab.checkpoint_files import open_checkpoint
+from jitlab.checkpoint_files import Checkpoint, open_checkpoint
 from jitlab.config import load
+from jitlab.config.load import COMMAND_LINE, Setting
+from jitlab.config.schema import Config, Sampler
 from jitlab.errors import UserError
+from jitlab.files import write_bytes
 from jitlab.training.trajectory import Trajectory
 
 COLUMNS = 8
+# The five digits of a file's name keep folders in order; a picture of many images is held in memory whole.
+MOST_IMAGES, MOST_IN_ONE_PICTURE = 100_000, 1024
+SHORT = {
+    "--cfg": "sampler.guidance_scale",
+    "--steps": "sampler.steps",
+    "--solver": "sampler.solver",
+    "--seed": "seed",
+}
+"""The options of the command line that are short for a setting."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw: `count` images of each of `classes`, numbered in this order from 0."""
+    """What to draw: `count` images of each of `classes`, numbered in this order from 0.
+
+    `options` are the texts given to those of `SHORT`, `words` the `sampler.KEY=VALUE`.
+    """
 
     classes: Sequence[int]
     count: int
-    seed: int
+    options: Mapping[str, str]
+    words: Sequence[str]
     batch_size: int
-    overrides: Sequence[str]
     weights: str | None
     grid: bool
     trajectory: bool
+
+    @property
+    def images(self) -> int:
+        """Return how many images there will be."""
+        return len(self.classes) * self.count
+
+    def batches(self) -> Iterator[tuple[range, Tensor]]:
+        """Yield the numbers and labels (B,) of a batch."""
+        for first in range(0, self.images, self.batch_size):
+            numbers = range(first, min(first + self.batch_size, self.images))
+            yield numbers, torch.tensor([self.classes[number // self.count] for number in numbers])
 
 
 def sample(path: Path, out: Path, request: Request, console: Console) -> list[Path]:
     """Draw images into the folder `out` and return the files; image i depends on seed and i alone.
 
-    Raises UserError for a checkpoint that cannot be used, and for classes and settings that there are not.
+    Each image is written as soon as its batch is done, so that an interruption leaves what was drawn; a grid and a
+    trajectory are written at the end. Raises UserError for a checkpoint or folder that cannot be used, for classes and
+    settings that there are not, and for too many images.
     """
+    _check_count(request)
     checkpoint = open_checkpoint(path)
-    overrides = [*request.overrides, f"seed={request.seed}", "train.compile=false"]
-    config = load.assemble(load.flat(checkpoint.config), str(path), overrides)
+    config = _config(checkpoint, request)
+    _check_classes(path, config, request)
+    module = checkpoint.module(request.weights, config).eval()
+    module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    _make_folder(out)
+    files, images, strips, times = list[Path](), [], [], list[float]()
+    with Progress(console=console) as progress, build.precision_context(config):
+        task = progress.add_task(f"drawing {request.images} images", total=request.images)
+        for numbers, labels in request.batches():
+            trajectory = Trajectory(module.signal) if request.trajectory else None
+            drawn = module.generate(numbers, labels, trajectory).cpu()
+            if request.grid:
+                images.append(drawn)
+            else:
+                files += _write_images(out, drawn, numbers, labels)
+            if trajectory:
+                strips.append(trajectory.rows(drawn))
+                times = trajectory.times
+            progress.advance(task, len(numbers))
+    if request.grid:
+        columns = request.count if request.count > 1 else min(COLUMNS, request.images)
+        grid = make_grid(torch.cat(images), nrow=columns, padding=0)
+        files.append(_write(out / "grid.png", Image.fromarray(grid.permute(1, 2, 0).numpy())))
+    if request.trajectory:
+        files.append(_write(out / "trajectory.png", draw_strip(torch.cat(strips).split(1), draw_images)))
+        console.print(f"trajectory: z and predicted x at t = {', '.join(f'{t:.2f}' for t in times)}")
+    return files
+
+
+def _config(checkpoint: Checkpoint, request: Request) -> Config:
+    """Return the checkpoint's configuration with the sampler that is asked for.
+
+    What is asked for goes before what the checkpoint was trained to be sampled with, and its own settings that no
+    longer fit give way. Raises UserError where a word is no sampler setting, or an option has set it already.
+    """
+    given = load.from_words(request.words, "sampler.guidance_interval=[0.2,0.8]")
+    for key, setting in given.items():
+        if not key.startswith("sampler."):
+            use = "use --seed" if key == "seed" else "expected sampler.KEY=VALUE: the checkpoint decides the rest"
+            raise UserError(f"{COMMAND_LINE}: {key} = {setting.value}: does not belong to sampling; {use}")
+    for option, text in request.options.items():
+        key, typed = SHORT[option], f"{option} {shlex.quote(text)}"
+        if key in given:
+            raise UserError(f"{typed}: {key} = {given[key].value} sets the same; leave one of them out")
+        given[key] = load.from_typed(key, text, typed)
+    origin = str(checkpoint.path)
+    given = _give_way(given, checkpoint.config.sampler, origin) | given
+    given["train.compile"] = Setting(False, origin)
+    return load.assemble(load.flat(checkpoint.config), origin, given)
+
+
+def _give_way(given: Mapping[str, Setting], own: Sampler, origin: str) -> dict[str, Setting]:
+    """Return the settings in place of the checkpoint's own that would not fit those given."""
+    found = {}
+    if "sampler.solver" in given and given["sampler.solver"].value != own.solver:
+        found["sampler.churn"] = Setting(Sampler.churn, origin)
+    if own.times and ("sampler.steps" in given or "sampler.shift" in given):
+        found["sampler.times"] = Setting([], origin)
+    times = given["sampler.times"].value if "sampler.times" in given else None
+    if times and isinstance(times, list):
+        found["sampler.steps"] = Setting(len(times) - 1, origin)
+        found["sampler.shift"] = Setting(Sampler.shift, origin)
+    return found
+
+
+def _check_count(request: Request) -> None:
+    if request.images > MOST_IMAGES:
+        raise UserError(f"--count {request.count}: makes {request.images} images; expected {MOST_IMAGES} or fewer")
+    for option, wanted in {"--grid": request.grid, "--trajectory": request.trajectory}.items():
+        if wanted and request.images > MOST_IN_ONE_PICTURE:
+            raise UserError(
+                f"{option}: {request.images} images in one picture; expected at most {MOST_IN_ONE_PICTURE}: lower "
+                f"--count or leave {option} out"
+            )
+
+
+def _check_classes(path: Path, config: Config, request: Request) -> None:
     if not config.data.num_classes:
         raise UserError(f"{path}: data.source = {config.data.source}: samples are points, not images; use its grids")
     for label in request.classes:
         if label >= config.data.num_classes:
             raise UserError(f"--classes {label}: no such class; {path} knows 0 to {config.data.num_classes - 1}")
-    module = checkpoint.module(request.weights, config).eval()
-    module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    labels = torch.tensor(request.classes).repeat_interleave(request.count)
-    images, strips, times = [], [], list[float]()
-    with Progress(console=console) as progress, build.precision_context(config):
-        task = progress.add_task(f"drawing {len(labels)} images", total=len(labels))
-        for numbers in torch.arange(len(labels)).split(request.batch_size):
-            trajectory = Trajectory(module.signal) if request.trajectory else None
-            images.append(module.generate(numbers.tolist(), labels[numbers], trajectory).cpu())
-            if trajectory:
-                strips.append(trajectory.rows(images[-1]))
-                times = trajectory.times
-            progress.advance(task, len(numbers))
-    files = _write_images(out, torch.cat(images), labels, request)
-    if request.trajectory:
-        strip = draw_strip(torch.cat(strips).split(1), draw_images)
-        files.append(_write(out / "trajectory.png", strip))
-        console.print(f"trajectory: z and predicted x at t = {', '.join(f'{t:.2f}' for t in times)}")
-    return files
 
 
-def _write_images(out: Path, images: Tensor, labels: Tensor, request: Request) -> list[Path]:
-    if request.grid:
-        columns = request.count if request.count > 1 else min(COLUMNS, len(images))
-        grid = make_grid(images, nrow=columns, padding=0)
-        return [_write(out / "grid.png", Image.fromarray(grid.permute(1, 2, 0).numpy()))]
-    named = zip(images.split(1), labels.tolist(), strict=True)
-    return [
-        _write(out / f"{index:05d}-class{label}.png", draw_images(image)) for index, (image, label) in enumerate(named)
-    ]
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}; expected a folder, there already or to be made") from error
+
+
+def _write_images(out: Path, images: Tensor, numbers: Sequence[int], labels: Tensor) -> list[Path]:
+    named = zip(images.split(1), numbers, labels.tolist(), strict=True)
+    return [_write(out / f"{number:05d}-class{label}.png", draw_images(image)) for image, number, label in named]
 
 
 def _write(path: Path, picture: Image.Image) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    png = io.BytesIO()
+    picture.save(png, "png")
+    write_bytes(path, png.getvalue())
     return path

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitlab.diffusion.objective import Objective, Position
-from jitlab.diffusion.path import PRECONDITIONERS, SPACES, Clip, Preconditioner, Space, interpolate, precondition
+from jitlab.diffusion.path import (
+    PRECONDITIONERS,
+    SIGMA_DATA,
+    SPACES,
+    Clip,
+    Preconditioner,
+    Space,
+    interpolate,
+    precondition,
+)
 
 T_EPS = 0.05
 CLIP = Clip(T_EPS, T_EPS)
@@ -28,10 +37,11 @@ def errors(prediction, output, x, eps, t) -> dict[Space, torch.Tensor]:
     return dataclasses.replace(BASE, prediction=prediction).errors(output, x, eps, interpolate(x, eps, t), t)
 
 
-def factors(prediction: Preconditioner, t: float) -> tuple[float, float]:
+def factors(prediction: Preconditioner, t: float, noise_scale: float = 1.0) -> tuple[float, float]:
     """Return c_skip and c_out, as the network's surroundings show them."""
     one, nothing, time = (torch.tensor([value], dtype=torch.float64) for value in (1.0, 0.0, t))
-    return precondition(nothing, one, time, prediction).item(), precondition(one, nothing, time, prediction).item()
+    skip = precondition(nothing, one, time, prediction, noise_scale)
+    return skip.item(), precondition(one, nothing, time, prediction, noise_scale).item()
 
 
 def oracle(prediction, x, eps, z, t) -> torch.Tensor:
@@ -127,8 +137,33 @@ def test_an_oracle_has_no_loss_and_one_velocity_in_every_combination(prediction,
     objective = dataclasses.replace(BASE, prediction=prediction, loss_space=space)
     output = oracle(prediction, x, eps, z, t)
     assert objective.loss(objective.errors(output, x, eps, z, times)).item() < 1e-24
-    torch.testing.assert_close(objective.velocity(output, z, times), x - eps, rtol=0, atol=1e-10)
-    torch.testing.assert_close(objective.clean(output, z, times), x, rtol=0, atol=1e-10)
+    velocity = objective.velocity(output, z, times)
+    torch.testing.assert_close(velocity, x - eps, rtol=0, atol=1e-10)
+    torch.testing.assert_close(objective.clean(velocity, z, times), x, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@few
+@given(
+    t=st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1e-9, 0.97, 1.0])),
+    clip=st.floats(0.01, 0.4),
+    noise_scale=st.sampled_from([1.0, 2.0]),
+)
+def test_clean_data_are_the_prediction_s_own_also_where_its_velocity_is_clipped(prediction, t, clip, noise_scale):
+    output, z = pair(0)
+    times = torch.full((4,), t, dtype=torch.float64)
+    objective = dataclasses.replace(
+        BASE, prediction=prediction, noise_scale=noise_scale, sampling_clip=Clip(clip, clip / 2)
+    )
+    expected = {
+        "x": output,
+        "v": z + (1 - t) * output,
+        "eps": (z - (1 - t) * output) / max(t, clip / 2),
+    }
+    if prediction in PRECONDITIONERS:
+        expected[prediction] = precondition(output, z, times, prediction, noise_scale)
+    found = objective.clean(objective.velocity(output, z, times), z, times)
+    torch.testing.assert_close(found, expected[prediction], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("prediction", PRECONDITIONERS)
@@ -153,6 +188,37 @@ def test_the_edm_factors_are_those_of_table_10(t):
     out = data * sigma / math.sqrt(data**2 + sigma**2)
     assert factors("edm", t) == pytest.approx((skip, out), rel=1e-9)
     assert factors("linear", t) == pytest.approx((t, 1 - t), rel=1e-9)
+
+
+@pytest.mark.parametrize("noise_scale", [1.0, 2.0, 4.0])
+@few
+@given(t=st.floats(0, 0.999))
+def test_what_an_edm_network_has_to_say_has_unit_variance_at_every_t(noise_scale, t):
+    skip, out = factors("edm", t, noise_scale)
+    # x - c_skip z = (1 - c_skip t) x - c_skip (1 - t) eps, for data of the variance that EDM assumes.
+    of_target = ((1 - skip * t) * SIGMA_DATA) ** 2 + (skip * (1 - t) * noise_scale) ** 2
+    assert of_target / out**2 == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("prediction", PRECONDITIONERS)
+def test_a_preconditioned_objective_knows_its_noise_scale(prediction):
+    output, z = pair(0)
+    t = torch.tensor([0.1, 0.3, 0.5, 0.9], dtype=torch.float64)
+    objective = dataclasses.replace(BASE, prediction=prediction, noise_scale=2.0)
+    expected = precondition(output, z, t, prediction, 2.0)
+    torch.testing.assert_close(objective.clean(objective.velocity(output, z, t), z, t), expected)
+    changed = not torch.equal(expected, precondition(output, z, t, prediction, 1.0))
+    assert changed == (prediction == "edm")
+
+
+@few
+@given(t=st.floats(0, 1), seed=st.integers(0, 99))
+def test_unit_noise_is_preconditioned_as_in_the_paper_to_the_bit(t, seed):
+    output, z = (value.float() for value in pair(seed))
+    time = torch.full((4, 1, 1, 1), t)
+    variance = time**2 * SIGMA_DATA**2 + (1 - time) ** 2
+    paper = time * SIGMA_DATA**2 / variance * z + SIGMA_DATA * (1 - time) / variance.sqrt() * output
+    assert torch.equal(precondition(output, z, time.flatten(), "edm", 1.0), paper)
 
 
 @pytest.mark.parametrize("prediction", PRECONDITIONERS)

@@ -14,9 +14,8 @@ def watched(solver: str, times: list[float]) -> tuple[Trajectory, torch.Tensor]:
     trajectory = Trajectory(point_signal(2))
 
     def velocity(z, t):
-        v = (TARGET - z) / max(1 - t, 1e-3)
-        trajectory(z, t, v)
-        return v
+        trajectory(z, t, TARGET)
+        return (TARGET - z) / max(1 - t, 1e-3)
 
     return trajectory, SOLVERS[solver](velocity, -TARGET, times)
 
@@ -42,7 +41,7 @@ def test_of_two_looks_at_the_same_t_the_later_counts():
     trajectory, zeros = Trajectory(point_signal(1)), torch.zeros(1, 1)
     trajectory(zeros, 0.0, zeros)
     trajectory(zeros + 1, 0.2, zeros)
-    trajectory(zeros + 2, 0.2, zeros + 1)
+    trajectory(zeros + 2, 0.2, zeros + 2.8)
     trajectory(zeros + 9, 0.3, zeros)
     rows = trajectory.rows(zeros + 5)
     assert rows[0, 0, :, 0].tolist() == [0.0, 2.0, 5.0]
@@ -51,7 +50,7 @@ def test_of_two_looks_at_the_same_t_the_later_counts():
 
 def test_images_are_kept_as_the_data_set_stores_them():
     trajectory = Trajectory(image_signal(1, 1))
-    trajectory(torch.full((1, 1, 1, 1), -1.0), 0.0, torch.full((1, 1, 1, 1), 9.0))
+    trajectory(torch.full((1, 1, 1, 1), -1.0), 0.0, torch.full((1, 1, 1, 1), 8.0))
     rows = trajectory.rows(torch.full((1, 1, 1, 1), 7, dtype=torch.uint8))
     assert rows.dtype == torch.uint8
     assert rows.flatten().tolist() == [0, 7, 255, 7]
@@ -67,3 +66,36 @@ def test_watching_changes_no_sample_and_sees_where_it_starts_and_ends(scale):
     assert trajectory.times == [0.0, 0.25, 0.5, 0.75, 1.0]
     # The last step goes straight to the predicted x.
     assert torch.equal(made.signal.from_signal(rows[:, 1, 3]), images)
+
+
+class Constant(torch.nn.Module):
+    """A network that says the same everywhere, and half of it without a class."""
+
+    def forward(self, z, t, y):
+        return torch.where(y == 10, 0.25, 0.5).reshape(-1, 1, 1, 1).expand_as(z)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_inside_the_clips_the_predicted_x_is_that_of_table_1(scale):
+    # At t = 0 for eps and behind 1 - clip for x, the straight line along the velocity does not lead to it.
+    guided = 0.25 + scale * 0.25
+    seen: dict[str, list[tuple[torch.Tensor, float, torch.Tensor]]] = {"x": [], "eps": []}
+    for arm, looks in seen.items():
+        made = module(
+            arm,
+            sampler__times=[0, 0.02, 0.5, 0.97, 1],
+            sampler__guidance_scale=scale,
+            sampler__guidance_interval=[0, 1],
+            sampler__solver="euler",
+        )
+        made.network = Constant()
+
+        def watch(z: torch.Tensor, t: float, x: torch.Tensor, looks=looks) -> None:
+            looks.append((z, t, x))
+
+        made.generate(range(2), torch.arange(2), watch)
+        assert [t for _, t, _ in looks] == [0.0, 0.02, 0.5, 0.97]
+    for _, _, x in seen["x"]:
+        torch.testing.assert_close(x, torch.full_like(x, guided))
+    for z, t, x in seen["eps"]:
+        torch.testing.assert_close(x, (z - (1 - t) * guided) / max(t, 0.05), rtol=1e-4, atol=1e-4)

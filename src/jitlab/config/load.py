@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -28,6 +29,9 @@ class Setting:
     value: Any
     origin: str
     fix: str = "remove it"
+
+
+NO_SETTINGS: Mapping[str, Setting] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -148,22 +152,31 @@ def resolve(root: Path, question: Question, scale: str, arm: str, overrides: lis
         raise UserError(f"{question.file}: arms.{arm}: no such arm; {nearest(arm, list(question.arms))}")
     found = _scale_settings(root, scale) | question.settings_at(scale, arm)
     _refuse_other_folder(root, question, scale, found.get("data.path"), question.origin(arm))
-    found |= {key: Setting(value, COMMAND_LINE) for key, value in parse_overrides(overrides)}
+    found |= from_words(overrides)
     if "seed" in found:
         raise UserError(f"{found['seed'].origin}: seed: is set for each run by the experiment; use --seeds N")
-    return _checked(found, f"experiments/scales/{scale}.yaml", seed)
+    default_origin = f"experiments/scales/{scale}.yaml"
+    return _checked(found | {"seed": Setting(seed, default_origin)}, default_origin)
 
 
-def parse_overrides(overrides: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield (key, value) of `key=value` words; values are YAML."""
-    for word in overrides:
+def from_words(words: Sequence[str], example: str = "train.steps=2000") -> dict[str, Setting]:
+    """Return the settings of `key=value` words of the command line by dotted name; of two words the later counts."""
+    found = {}
+    for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise UserError(f"{COMMAND_LINE}: '{word}': expected KEY=VALUE, such as train.steps=2000")
-        try:
-            yield key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"{COMMAND_LINE}: {key} = {text}: {_first_line(error)}") from error
+            raise UserError(f"{COMMAND_LINE}: '{word}': expected KEY=VALUE, such as {example}")
+        found[key] = from_typed(key, text, COMMAND_LINE)
+    return found
+
+
+def from_typed(key: str, text: str, origin: str) -> Setting:
+    """Return the setting of a value that was typed; it is YAML. Raises UserError naming `origin` where it is not."""
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index, call-overload]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{origin}: {key} = {text}: {_first_line(error)}") from error
+    return Setting(value, origin)
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -194,12 +207,10 @@ def from_text(text: str, origin: str) -> Config:
     return assemble(dict(_leaves(_mapping(origin, "", content))), origin)
 
 
-def assemble(values: Mapping[str, Any], origin: str, overrides: Sequence[str] = ()) -> Config:
-    """Return the checked Config of settings by dotted name, `seed` among them, and `key=value` overrides."""
-    found = {key: Setting(_plain(value), origin) for key, value in values.items()}
-    found |= {key: Setting(value, COMMAND_LINE) for key, value in parse_overrides(list(overrides))}
-    seed = found.pop("seed", Setting(0, origin)).value
-    return _checked(found, origin, seed)
+def assemble(values: Mapping[str, Any], origin: str, overrides: Mapping[str, Setting] = NO_SETTINGS) -> Config:
+    """Return the checked Config of values by dotted name, all read from `origin`, and of what overrides them."""
+    found = {"seed": Setting(0, origin)} | {key: Setting(_plain(value), origin) for key, value in values.items()}
+    return _checked(found | dict(overrides), origin)
 
 
 def differing(configs: Mapping[str, Config]) -> list[str]:
@@ -227,13 +238,15 @@ def _refuse_other_folder(root: Path, question: Question, scale: str, path: Setti
         )
 
 
-def _checked(found: dict[str, Setting], default_origin: str, seed: int) -> Config:
+def _checked(found: dict[str, Setting], default_origin: str) -> Config:
     fields = schema.settings()
     typed = OmegaConf.structured(Config)
     _make_writable(typed)
-    for key, given in (found | {"seed": Setting(seed, default_origin)}).items():
+    for key, given in found.items():
         if key not in fields:
             raise UserError(f"{given.origin}: {key}: no such setting; {nearest(key, list(fields))}")
+        if given.value is None:
+            raise UserError(f"{given.origin}: {key} = (empty): expected {_expected(fields[key])}")
         if fault := _spelling_fault(fields[key], given.value):
             raise UserError(f"{given.origin}: {key} = {given.value!r}: {fault}")
         try:
@@ -292,10 +305,16 @@ def _make_writable(config: DictConfig) -> None:
 
 
 def _type_fault(field: dataclasses.Field[Any], error: Exception) -> str:
+    return f"expected {_expected(field)} ({_first_line(error)})"
+
+
+def _expected(field: dataclasses.Field[Any]) -> str:
+    if field.metadata["choices"]:
+        return f"one of {', '.join(field.metadata['choices'])}"
     name = getattr(field.type, "__name__", str(field.type))
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
     expected = words.get(name, "a list of numbers, such as [0.1, 1.0]") if name != "tuple" else "a list of numbers"
-    return f"expected {expected}, {field.metadata['doc']} ({_first_line(error)})"
+    return f"{expected}, {field.metadata['doc']}"
 
 
 def _spelling_fault(field: dataclasses.Field[Any], value: Any) -> str | None:

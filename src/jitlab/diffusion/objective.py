@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jitlab.diffusion.path import SPACES, Clip, Preconditioner, Space, convert, precondition
+from jitlab.diffusion.path import SPACES, Clip, Preconditioner, Space, convert, per_sample, precondition
 from jitlab.randomness import torch_generator
 
 
@@ -77,14 +77,29 @@ class Objective:
         return errors[self.loss_space].mean()
 
     def velocity(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """Return the velocity that the network's output implies when sampling, like z."""
+        """Return the velocity that the network's output implies when sampling, like z.
+
+        Inside the clips that is t / clip (eps-prediction, near noise) or (1 - t) / clip (x-prediction, near data) of
+        Table 1's. So at t = 0, where z - eps of an exact network is 0, eps-prediction stands still.
+        """
         predicted, source = self._read(output, z, t)
         return convert(predicted, z, t, source, "v", self.sampling_clip)
 
-    def clean(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """Return the clean data that the network's output implies when sampling, like z."""
-        predicted, source = self._read(output, z, t)
-        return convert(predicted, z, t, source, "x", self.sampling_clip)
+    def clean(self, velocity: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """Return the clean data that the network predicted where it implied this velocity when sampling, like z.
+
+        Takes back the clip that made the velocity, so it is Table 1's conversion of the prediction at every t; all is
+        affine in the prediction, so a guided velocity gives the guided clean data.
+        """
+        clip, t_of = self.sampling_clip, per_sample(t, z)
+        match self.prediction:
+            case "v":
+                return convert(velocity, z, t, "v", "x", clip)
+            case "eps":
+                eps = z - t_of.clamp(min=clip.t) * velocity
+                return convert(eps, z, t, "eps", "x", clip)
+            case _:
+                return z + (1 - t_of).clamp(min=clip.one_minus_t) * velocity
 
     def class_loss(self, logits: Tensor, y: Tensor, elements: int) -> Tensor:
         """Return the cross-entropy's share of the loss (Table 11), a scalar.
@@ -98,5 +113,5 @@ class Objective:
 
     def _read(self, output: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Space]:
         if self.prediction == "edm" or self.prediction == "linear":
-            return precondition(output, z, t, self.prediction), "x"
+            return precondition(output, z, t, self.prediction, self.noise_scale), "x"
         return output, self.prediction

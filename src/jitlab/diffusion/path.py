@@ -60,17 +60,20 @@ def convert(value: Tensor, z: Tensor, t: Tensor, source: Space, target: Space, c
             return value
 
 
-def precondition(output: Tensor, z: Tensor, t: Tensor, kind: Preconditioner) -> Tensor:
-    """Return x = c_skip z + c_out output (Table 10), like z; at t = 0 that is the output alone, at t = 1 z alone.
+def precondition(output: Tensor, z: Tensor, t: Tensor, kind: Preconditioner, noise_scale: float) -> Tensor:
+    """Return x = c_skip z + c_out output (Table 10), like z; at t = 0 output alone counts, at t = 1 z alone.
 
     Args:
         output: of the network, (B, ...).
         z: the noisy data that it was computed from, (B, ...).
         t: (B,) in [0, 1].
-        kind: `linear`, or `edm` with sigma_t = (1 - t) / t multiplied out, so that nothing is divided by t.
+        kind: `linear`, or `edm` with sigma_t = noise_scale (1 - t) / t, the noise of z / t, multiplied out, so that
+            nothing is divided by t.
+        noise_scale: standard deviation of eps; the paper's figures for preconditioners are at 1.
     """
     t = per_sample(t, z)
     if kind == "linear":
         return t * z + (1 - t) * output
-    variance = t**2 * SIGMA_DATA**2 + (1 - t) ** 2
-    return t * SIGMA_DATA**2 / variance * z + SIGMA_DATA * (1 - t) / variance.sqrt() * output
+    noise = noise_scale * (1 - t)
+    variance = t**2 * SIGMA_DATA**2 + noise**2
+    return t * SIGMA_DATA**2 / variance * z + SIGMA_DATA * noise / variance.sqrt() * output

@@ -27,21 +27,16 @@ class Solver:
     """A way to integrate, and what it declares of itself.
 
     `order` is the power of the step with which the error at the end falls; for a stochastic solver, the error of
-    mean and covariance (weak order). `calls_per_step` counts velocities; the last step always takes one.
+    mean and covariance (weak order).
     """
 
     function: Callable[..., Tensor]
     order: int
-    calls_per_step: int
     stochastic: bool = False
 
     def __call__(self, velocity: Velocity, z: Tensor, times: Sequence[float], churn: Churn | None = None) -> Tensor:
         """Return where z at times[0] arrives at times[-1]; only a stochastic solver reads `churn`, and it must."""
         return self.function(velocity, z, times, churn) if self.stochastic else self.function(velocity, z, times)
-
-    def calls(self, steps: int) -> int:
-        """Return how many velocities the solver asks for on a grid of so many steps."""
-        return self.calls_per_step * (steps - 1) + 1
 
 
 def euler(velocity: Velocity, z: Tensor, times: Sequence[float]) -> Tensor:
@@ -90,8 +85,8 @@ def euler_maruyama(velocity: Velocity, z: Tensor, times: Sequence[float], churn:
 
 
 SOLVERS: dict[str, Solver] = {
-    "euler": Solver(euler, order=1, calls_per_step=1),
-    "heun": Solver(heun, order=2, calls_per_step=2),
-    "ab2": Solver(ab2, order=2, calls_per_step=1),
-    "euler_maruyama": Solver(euler_maruyama, order=1, calls_per_step=1, stochastic=True),
+    "euler": Solver(euler, order=1),
+    "heun": Solver(heun, order=2),
+    "ab2": Solver(ab2, order=2),
+    "euler_maruyama": Solver(euler_maruyama, order=1, stochastic=True),
 }

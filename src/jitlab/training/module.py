@@ -154,8 +154,8 @@ class JiTModule(LightningModule):
     ) -> Tensor:
         """Generate the samples with these numbers and labels, (B, ...) as the data set stores them.
 
-        Sample i is the same whatever the batch or process that it is generated in. `watch` is shown every z, t and
-        velocity that the solver asks for, such as to a `Trajectory`.
+        Sample i is the same whatever the batch or process that it is generated in. `watch` is shown every z and t
+        that the solver asks at and the x that is predicted there, guidance included; a `Trajectory` keeps some.
         """
 
         def scaled(noise: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class JiTModule(LightningModule):
         def watched(z: Tensor, t: float) -> Tensor:
             v = velocity(z, t)
             if watch is not None:
-                watch(z, t, v)
+                watch(z, t, self.objective.clean(v, z, torch.full((len(z),), t, dtype=z.dtype, device=z.device)))
             return v
 
         with self._looking():

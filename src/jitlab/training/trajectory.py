@@ -21,13 +21,11 @@ class Trajectory:
         self._signal = signal
         self._kept: dict[float, tuple[float, Tensor, Tensor]] = {}
 
-    def __call__(self, z: Tensor, t: float, v: Tensor) -> None:
-        """Take in z (B, ...) at t in [0, 1] and the velocity there, guidance included."""
+    def __call__(self, z: Tensor, t: float, x: Tensor) -> None:
+        """Take in z (B, ...) at t in [0, 1] and the x that is predicted there, guidance included."""
         chosen = max(time for time in TRAJECTORY_TIMES if time <= t + ROUNDING)
         if chosen in self._kept and self._kept[chosen][0] != t:
             return
-        # Where the straight line along v arrives at t = 1 is the x that v was made from (Table 1).
-        x = z + (1 - t) * v
         self._kept[chosen] = t, self._signal.from_signal(z).cpu(), self._signal.from_signal(x).cpu()
 
     @property
