@@ -154,7 +154,19 @@ def resolve(root: Path, question: Question, scale: str, arm: str, overrides: lis
     return _checked(found, f"experiments/scales/{scale}.yaml", seed)
 
 
-def parse_overrides(overrides: list[str]) -> Iterator[tuple[str, Any]]:
+def resolve_scale(root: Path, scale: str, settings: dict[str, Setting], overrides: Sequence[str]) -> Config:
+    """Merge a scale, settings that are known from elsewhere and `key=value` overrides into one Config, later ones win.
+
+    Raises UserError as `resolve` does.
+    """
+    found = _scale_settings(root, scale) | settings
+    found |= {key: Setting(value, COMMAND_LINE) for key, value in parse_overrides(overrides)}
+    file = f"experiments/scales/{scale}.yaml"
+    seed = found.pop("seed", Setting(0, file)).value
+    return _checked(found, file, seed)
+
+
+def parse_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yield (key, value) of `key=value` words; values are YAML."""
     for word in overrides:
         key, equals, text = word.partition("=")
@@ -173,7 +185,7 @@ def flat(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """Return the resolved configuration as YAML that `from_yaml` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(dataclasses.asdict(config))))
+    return OmegaConf.to_yaml(OmegaConf.create(plain(dataclasses.asdict(config))))
 
 
 def from_yaml(path: Path) -> Config:
@@ -196,8 +208,8 @@ def from_text(text: str, origin: str) -> Config:
 
 def assemble(values: Mapping[str, Any], origin: str, overrides: Sequence[str] = ()) -> Config:
     """Return the checked Config of settings by dotted name, `seed` among them, and `key=value` overrides."""
-    found = {key: Setting(_plain(value), origin) for key, value in values.items()}
-    found |= {key: Setting(value, COMMAND_LINE) for key, value in parse_overrides(list(overrides))}
+    found = {key: Setting(plain(value), origin) for key, value in values.items()}
+    found |= {key: Setting(value, COMMAND_LINE) for key, value in parse_overrides(overrides)}
     seed = found.pop("seed", Setting(0, origin)).value
     return _checked(found, origin, seed)
 
@@ -249,7 +261,7 @@ def _checked(found: dict[str, Setting], default_origin: str, seed: int) -> Confi
     config: Config = OmegaConf.to_object(typed)  # type: ignore[assignment]
     for key, fault in schema.conflicts(config):
         origin = found[key].origin if key in found else default_origin
-        raise UserError(f"{origin}: {key} = {_plain(_at(config, key))}: {fault}")
+        raise UserError(f"{origin}: {key} = {plain(_at(config, key))}: {fault}")
     return config
 
 
@@ -359,10 +371,11 @@ def _at(config: Config, key: str) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value with lists for its tuples, as YAML has it."""
     if isinstance(value, dict):
-        return {key: _plain(element) for key, element in value.items()}
-    return [_plain(element) for element in value] if isinstance(value, tuple | list) else value
+        return {key: plain(element) for key, element in value.items()}
+    return [plain(element) for element in value] if isinstance(value, tuple | list) else value
 
 
 def _first_line(error: Exception) -> str:
