@@ -48,6 +48,8 @@ from jitlab.training.optim import OptimizerSettings
 from jitlab.training.signal import Signal, image_signal, point_signal
 
 DataModule = ShardDataModule | SpiralDataModule
+# Where Lightning keeps the position in a run's images.
+DATA_POSITION_KEY = ShardDataModule.__qualname__
 CHANNELS = 3
 # What to do where the shards of a source are missing.
 REMEDIES = {digits.NAME: digits.remedy, imagenet.NAME: imagenet.remedy}

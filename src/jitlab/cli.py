@@ -140,23 +140,27 @@ def sample(arguments: argparse.Namespace) -> int:
 
 def import_checkpoint(arguments: argparse.Namespace) -> int:
     """Make a jitlab checkpoint of one in the official layout."""
-    from jitlab.checkpoint_files import import_official
+    from jitlab.checkpoint_import import Options, import_official
 
-    config = import_official(
-        arguments.checkpoint, arguments.out, arguments.in_context_start, arguments.ema_decays, arguments.overrides
-    )
-    model = config.model
+    options = Options(arguments.scale, arguments.in_context_start, arguments.ema_decays, arguments.overrides)
+    imported = import_official(arguments.checkpoint, arguments.out, options)
+    config, model = imported.config, imported.config.model
     print(
         f"{arguments.out}: {config.data.image_size} px in patches of {model.patch_size}, width {model.hidden_size}, "
         f"depth {model.depth}, {model.num_heads} heads, {config.data.num_classes} classes, "
-        f"averages {', '.join(f'{decay:g}' for decay in config.train.ema_decays)}"
+        f"averages {', '.join(f'{decay:g}' for decay in config.train.ema_decays)}, step {imported.step}"
     )
+    if imported.lost_epoch is not None:
+        print(
+            f"{arguments.checkpoint}: epoch {imported.lost_epoch} without the optimizer's state: training starts at "
+            "step 0, with the warm-up and without moments"
+        )
     return 0
 
 
 def export_checkpoint(arguments: argparse.Namespace) -> int:
     """Write a jitlab checkpoint in the official layout, or one set of its weights as safetensors."""
-    from jitlab.checkpoint_files import export_official, export_safetensors
+    from jitlab.checkpoint_export import export_official, export_safetensors
 
     if arguments.format == "safetensors":
         if arguments.ema_decays:
@@ -272,6 +276,8 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     taken.add_argument("checkpoint", type=Path, help="a file with model, model_ema1 and model_ema2")
     taken.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that no tensor says")
     taken.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    recipe = "where the training recipe is from; imagenet256 and so on, after the image size, where not given"
+    taken.add_argument("--scale", help=recipe)
     taken.add_argument("--in-context-start", type=int, help="block of the first class tokens; that of the paper's size")
     decays = "of model_ema1 and model_ema2, such as 0.9999,0.9996"
     taken.add_argument("--ema-decays", type=_two_numbers, default=(0.9999, 0.9996), metavar="D,D", help=decays)

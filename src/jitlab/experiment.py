@@ -289,7 +289,7 @@ def _prepare_data(plan: Plan, console: Console) -> None:
 def _write_facts(plan: Plan, link: str) -> None:
     published = {scale: figures.__dict__ for scale, figures in plan.question.published.items()}
     # What was overridden makes other runs of it than those that the figures of the scale are of.
-    overridden = any(not schema.settings()[key].metadata["neutral"] for key, _ in load.parse_overrides(plan.overrides))
+    overridden = any(not schema.settings()[key].metadata["neutral"] for key in load.from_words(plan.overrides))
     write_json(
         plan.folder / "experiment.json",
         {

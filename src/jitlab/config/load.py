@@ -159,6 +159,16 @@ def resolve(root: Path, question: Question, scale: str, arm: str, overrides: lis
     return _checked(found | {"seed": Setting(seed, default_origin)}, default_origin)
 
 
+def resolve_scale(root: Path, scale: str, settings: dict[str, Setting], overrides: Sequence[str]) -> Config:
+    """Merge a scale, settings that are known from elsewhere and `key=value` overrides into one Config, later ones win.
+
+    Raises UserError as `resolve` does.
+    """
+    found = _scale_settings(root, scale) | settings
+    file = f"experiments/scales/{scale}.yaml"
+    return _checked({"seed": Setting(0, file)} | found | from_words(overrides), file)
+
+
 def from_words(words: Sequence[str], example: str = "train.steps=2000") -> dict[str, Setting]:
     """Return the settings of `key=value` words of the command line by dotted name; of two words the later counts."""
     found = {}
@@ -186,7 +196,7 @@ def flat(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """Return the resolved configuration as YAML that `from_yaml` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(dataclasses.asdict(config))))
+    return OmegaConf.to_yaml(OmegaConf.create(plain(dataclasses.asdict(config))))
 
 
 def from_yaml(path: Path) -> Config:
@@ -209,7 +219,7 @@ def from_text(text: str, origin: str) -> Config:
 
 def assemble(values: Mapping[str, Any], origin: str, overrides: Mapping[str, Setting] = NO_SETTINGS) -> Config:
     """Return the checked Config of values by dotted name, all read from `origin`, and of what overrides them."""
-    found = {"seed": Setting(0, origin)} | {key: Setting(_plain(value), origin) for key, value in values.items()}
+    found = {"seed": Setting(0, origin)} | {key: Setting(plain(value), origin) for key, value in values.items()}
     return _checked(found | dict(overrides), origin)
 
 
@@ -262,7 +272,7 @@ def _checked(found: dict[str, Setting], default_origin: str) -> Config:
     config: Config = OmegaConf.to_object(typed)  # type: ignore[assignment]
     for key, fault in schema.conflicts(config):
         origin = found[key].origin if key in found else default_origin
-        raise UserError(f"{origin}: {key} = {_plain(_at(config, key))}: {fault}")
+        raise UserError(f"{origin}: {key} = {plain(_at(config, key))}: {fault}")
     return config
 
 
@@ -378,10 +388,11 @@ def _at(config: Config, key: str) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value with lists for its tuples, as YAML has it."""
     if isinstance(value, dict):
-        return {key: _plain(element) for key, element in value.items()}
-    return [_plain(element) for element in value] if isinstance(value, tuple | list) else value
+        return {key: plain(element) for key, element in value.items()}
+    return [plain(element) for element in value] if isinstance(value, tuple | list) else value
 
 
 def _first_line(error: Exception) -> str:

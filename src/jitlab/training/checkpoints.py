@@ -1,6 +1,5 @@
 """Checkpoint files: whole or not there, and read without running code from them."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from jitlab.errors import UserError
-from jitlab.files import write_bytes
+from jitlab.files import replacing
 
 CONFIG_KEY = "config"
 
@@ -18,11 +17,15 @@ CONFIG_KEY = "config"
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Saves beside the old checkpoint, syncs to disk and renames, so that a crash leaves one that loads."""
 
+    def __init__(self, remedy: str = "--fresh starts the run over") -> None:
+        """Take what to do about a damaged checkpoint; a run that meets one can only start over."""
+        super().__init__()
+        self.remedy = remedy
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`, replacing what is there only when all of it is on disk."""
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_bytes(Path(path), buffer.getvalue())
+        with replacing(Path(path)) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self,
@@ -44,4 +47,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except Exception as error:
             # Torch's unpickler meets damaged files with almost any exception.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path}: checkpoint is damaged ({reason}); --fresh starts the run over") from error
+            raise UserError(f"{path}: checkpoint is damaged ({reason}); {self.remedy}") from error

@@ -1,6 +1,8 @@
 """The layout of the official implementation's checkpoints, and its mapping to tensors by parameter name and back."""
 
 import argparse
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,9 @@ PREFIX = "net."
 MODEL, AVERAGES = "model", ("model_ema1", "model_ema2")
 OPTIMIZER, EPOCH, ARGS = "optimizer", "epoch", "args"
 WEIGHT_KEYS = (MODEL, *AVERAGES)
-GROUPS = 2
 KNOWN_KEYS = (*WEIGHT_KEYS, OPTIMIZER, EPOCH, ARGS)
 # The official averages take the fixed positions in as well, which moves them by rounding alone.
 FIXED_TOLERANCE = 1e-3
-# How an implementation of AdamW computes, not what; the rest of a group's settings goes with its moments.
-COMPUTING = ("params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable")
 
 Weights = dict[str, Tensor]
 
@@ -42,13 +41,17 @@ class Sizes:
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """A file in the official layout: weights by name, without the prefix, in the order of the file."""
+    """A file in the official layout, in its order: what it holds, and its weights by name without the prefix.
+
+    `args` is the command line as torch saves it, since loading it again is allowed to the official layout alone.
+    """
 
     path: Path
+    keys: tuple[str, ...]
     weights: dict[str, Weights]
-    optimizer: dict[str, Any] | None
+    optimizer: Any
     epoch: int | None
-    args: dict[str, Any] | None
+    args: Tensor | None
 
 
 def read_official(path: Path) -> OfficialFile:
@@ -70,14 +73,17 @@ def read_official(path: Path) -> OfficialFile:
         if key not in KNOWN_KEYS:
             raise UserError(f"{path}: {key}: is not of the official layout; expected {', '.join(KNOWN_KEYS)}")
     epoch, args = content.get(EPOCH), content.get(ARGS)
-    if epoch is not None and (not isinstance(epoch, int) or epoch < 0):
-        raise UserError(f"{path}: epoch = {epoch!r}: expected a whole number of 0 or more")
+    if EPOCH in content and (not isinstance(epoch, int) or epoch < 0):
+        raise UserError(f"{path}: {EPOCH} = {epoch!r}: expected a whole number of 0 or more")
+    if not isinstance(args, argparse.Namespace | dict | None):
+        raise UserError(f"{path}: {ARGS}: is a {type(args).__name__}; expected the command line as a Namespace")
     return OfficialFile(
         path,
+        tuple(content),
         {key: _without_prefix(path, key, content[key]) for key in WEIGHT_KEYS},
         content.get(OPTIMIZER),
         epoch,
-        vars(args) if isinstance(args, argparse.Namespace) else args,
+        _packed(args) if ARGS in content else None,
     )
 
 
@@ -90,7 +96,9 @@ def find_sizes(file: OfficialFile) -> Sizes:
             raise UserError(f"{file.path}: {MODEL}: {PREFIX}{name}: is missing; the network's sizes are read off it")
         found = state[name].shape
         if len(found) != len(dimensions.split(", ")):
-            raise _wrong_shape(file.path, MODEL, name, f"({dimensions})", found)
+            raise wrong_shape(file.path, MODEL, name, f"({dimensions})", found)
+        if 0 in found:
+            raise wrong_shape(file.path, MODEL, name, f"({dimensions}), none of them 0", found)
         return found
 
     bottleneck, _, patch_size, _ = shape("x_embedder.proj1.weight", "bottleneck, channels, patch, patch")
@@ -144,7 +152,7 @@ def check_weights(file: OfficialFile, parameters: Mapping[str, torch.Size], fixe
                     "the other tensors describe has no such weight"
                 )
             if tensor.shape != expected:
-                raise _wrong_shape(file.path, key, name, str(tuple(expected)), tensor.shape)
+                raise wrong_shape(file.path, key, name, str(tuple(expected)), tensor.shape)
             if name in fixed and not torch.allclose(tensor.float(), fixed[name], rtol=0, atol=FIXED_TOLERANCE):
                 off = (tensor.float() - fixed[name]).abs().max().item()
                 raise UserError(
@@ -153,74 +161,28 @@ def check_weights(file: OfficialFile, parameters: Mapping[str, torch.Size], fixe
                 )
 
 
-def moments_by_name(file: OfficialFile, parameters: Mapping[str, torch.Size]) -> dict[str, dict[str, Any]]:
-    """Return AdamW's moments and step of every parameter; empty where the file has none.
-
-    Raises UserError where the optimizer's groups or moments do not fit the parameters.
-    """
-    if file.optimizer is None:
-        return {}
-    groups, state = _optimizer_parts(file)
-    names = {
-        index: name
-        for members, group in zip(_official_groups(file, parameters), groups, strict=True)
-        for index, name in zip(group["params"], members, strict=True)
-    }
-    if not state:
-        return {}
-    for index in state:
-        if index not in names:
-            raise UserError(f"{file.path}: {OPTIMIZER}: state of parameter {index} is left over; the groups lack it")
-    for index, name in names.items():
-        if index not in state:
-            raise UserError(f"{file.path}: {OPTIMIZER}: state of {PREFIX}{name} (parameter {index}) is missing")
-        _check_moments(file, name, state[index], parameters[name])
-    return {name: state[index] for index, name in names.items()}
-
-
-def group_settings(file: OfficialFile, decays: bool) -> dict[str, Any]:
-    """Return the settings of the group that decays, or of the other, that go with its moments."""
-    if file.optimizer is None:
-        return {}
-    group = _optimizer_parts(file)[0][1 if decays else 0]
-    return {key: value for key, value in group.items() if key not in COMPUTING}
-
-
-def official_optimizer(
-    order: Sequence[str],
-    shapes: Mapping[str, torch.Size],
-    moments: Mapping[str, Any],
-    settings: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Return the optimizer's state as the official implementation saves it.
-
-    Args:
-        order: the parameters' order in the official network.
-        shapes: of the parameters.
-        moments: by parameter.
-        settings: of the group that does not decay, then of the one that does.
-    """
-    state: dict[int, Any] = {}
-    groups: list[dict[str, Any]] = []
-    first = 0
-    for members, setting in zip(_split(order, shapes), settings, strict=True):
-        indices = range(first, first + len(members))
-        state |= {index: moments[name] for index, name in zip(indices, members, strict=True) if name in moments}
-        groups.append({**{k: v for k, v in setting.items() if k != "initial_lr"}, "params": list(indices)})
-        first += len(members)
-    return {"state": state, "param_groups": groups}
-
-
 def with_prefix(weights: Mapping[str, Tensor], order: Sequence[str]) -> Weights:
     """Return weights under their official names, in this order."""
     return {PREFIX + name: weights[name] for name in order}
+
+
+def unpacked(args: Tensor) -> Any:
+    """Return the command line of an `OfficialFile`."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(io.BytesIO(args.numpy().tobytes()), weights_only=True)
+
+
+def wrong_shape(path: Path, key: str, name: str, expected: str, found: torch.Size) -> UserError:
+    """Return the refusal of a tensor whose shape does not fit."""
+    return UserError(f"{path}: {key}: {PREFIX}{name}: shape {tuple(found)}; expected {expected}")
 
 
 def _load(path: Path) -> Any:
     try:
         # The official file keeps its command line as a Namespace, which holds values and runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Tensors stay in the file until they are looked at; torch maps its newer format alone.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
     except OSError as error:
@@ -233,54 +195,22 @@ def _load(path: Path) -> Any:
         raise UserError(f"{path}: is damaged or holds more than tensors and numbers ({reason})") from error
 
 
+def _packed(args: Any) -> Tensor:
+    buffer = io.BytesIO()
+    torch.save(args, buffer)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
 def _without_prefix(path: Path, key: str, state: Any) -> Weights:
     if not isinstance(state, dict):
         raise UserError(f"{path}: {key}: is a {type(state).__name__}; expected a dictionary of tensors")
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise UserError(f"{path}: {key}: {name}: is a {type(tensor).__name__}; expected a tensor")
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise UserError(
+                f"{path}: {key}: {name}: is of {tensor.dtype}, {tensor.layout}; expected dense real numbers"
+            )
         if not str(name).startswith(PREFIX):
             raise UserError(f"{path}: {key}: {name}: is left over; official names begin with {PREFIX}")
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
-
-
-def _optimizer_parts(file: OfficialFile) -> tuple[list[dict[str, Any]], dict[int, Any]]:
-    optimizer = file.optimizer
-    if not isinstance(optimizer, dict) or set(optimizer) != {"state", "param_groups"}:
-        raise UserError(f"{file.path}: {OPTIMIZER}: expected the state of torch's AdamW (state and param_groups)")
-    groups: list[dict[str, Any]] = optimizer["param_groups"]
-    if len(groups) != GROUPS or not all("params" in group for group in groups):
-        raise UserError(
-            f"{file.path}: {OPTIMIZER}: has {len(groups)} groups; expected {GROUPS}, biases and norms, then matrices"
-        )
-    return groups, optimizer["state"]
-
-
-def _official_groups(file: OfficialFile, shapes: Mapping[str, torch.Size]) -> tuple[list[str], list[str]]:
-    groups = _optimizer_parts(file)[0]
-    expected = _split([name for name in file.weights[MODEL] if name in shapes], shapes)
-    sizes, found = [len(names) for names in expected], [len(group["params"]) for group in groups]
-    if sizes != found:
-        raise UserError(
-            f"{file.path}: {OPTIMIZER}: has groups of {found} parameters; expected {sizes} "
-            "(biases and norms, then matrices)"
-        )
-    return expected
-
-
-def _check_moments(file: OfficialFile, name: str, moments: Mapping[str, Any], shape: torch.Size) -> None:
-    for key in ("step", "exp_avg", "exp_avg_sq"):
-        if key not in moments:
-            raise UserError(f"{file.path}: {OPTIMIZER}: {key} of {PREFIX}{name} is missing")
-    for key, value in moments.items():
-        if key != "step" and value.shape != shape:
-            raise _wrong_shape(file.path, OPTIMIZER, f"{name} {key}", str(tuple(shape)), value.shape)
-
-
-def _split(order: Sequence[str], shapes: Mapping[str, torch.Size]) -> tuple[list[str], list[str]]:
-    # The official optimizer has the group without decay in front.
-    return [n for n in order if len(shapes[n]) <= 1], [n for n in order if len(shapes[n]) > 1]
-
-
-def _wrong_shape(path: Path, key: str, name: str, expected: str, found: torch.Size) -> UserError:
-    return UserError(f"{path}: {key}: {PREFIX}{name}: shape {tuple(found)}; expected {expected}")
