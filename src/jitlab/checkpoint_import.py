@@ -99,8 +99,8 @@ def _config(file: OfficialFile, options: Options) -> Config:
             own = {"train.ema_decays": "use --ema-decays"}
             own |= {"model.in_context_start": "use --in-context-start"} if sizes.in_context_tokens else {}
             raise UserError(
-                f"{load.COMMAND_LINE}: {key} = {given.value}: is decided by {decided[key].origin}, {decided[key].value}; "
-                f"{own.get(key, 'leave it out')}"
+                f"{load.COMMAND_LINE}: {key} = {given.value}: is decided by {decided[key].origin}, "
+                f"{decided[key].value}; {own.get(key, 'leave it out')}"
             )
     settings = _suggested(sizes, str(file.path)) | decided
     return load.resolve_scale(load.repository(), _scale(file, sizes, options), settings, options.overrides)
