@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.seeds,
         [*arguments.overrides, *([f"train.devices={devices}"] if devices else [])],
         arguments.name,
+        arguments.start,
     )
     return execute(planned, arguments.fresh, terminal)
 
@@ -222,6 +223,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_at_least_one, default=1, help="repeat every arm with this many seeds")
     parser.add_argument("--name", type=_label, help="keep these runs beside others of the same question and scale")
     parser.add_argument("--fresh", action="store_true", help="delete these runs and start over")
+    start = "start the runs that have no checkpoint yet from this one, at its step"
+    parser.add_argument("--from", dest="start", type=Path, metavar="FILE.ckpt", help=start)
     parser.set_defaults(verb=run)
 
 

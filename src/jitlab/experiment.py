@@ -16,11 +16,13 @@ from jitlab import build
 from jitlab.callbacks.mlflow_run import FOLDER_TAG, MlflowRun, Tracking, chart_link
 from jitlab.callbacks.run_log import METRICS_FILE, RunFolder
 from jitlab.callbacks.stop import StoppedError, StopRequest
+from jitlab.checkpoint_files import Checkpoint, open_checkpoint
+from jitlab.checkpoint_start import check_start, start_of, write_start
 from jitlab.config import axes, load, schema
 from jitlab.config.load import Question
 from jitlab.config.schema import Config
 from jitlab.errors import UserError, nearest
-from jitlab.files import write_json
+from jitlab.files import write_json, write_text
 from jitlab.report.folders import RUNS_FOLDER, experiment_name
 from jitlab.report.render import write_report
 from jitlab.report.terminal import closing_table
@@ -39,6 +41,7 @@ COLORS = (
     *("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d31", "#555555"),
     *("#332288", "#aa4499", "#999933", "#44aa99"),  # for questions of more arms
 )
+START_TAG = "jitlab.start"
 EXIT_COMPLETE, EXIT_FAILED, EXIT_KILLED = 0, 1, 130
 
 
@@ -56,6 +59,7 @@ class Plan:
     places: dict[str, dict[str, Any]]
     overrides: list[str]
     label: str | None
+    start: Path | None
     command: str
 
     @property
@@ -81,6 +85,7 @@ def plan(
     seeds: int,
     overrides: list[str],
     label: str | None,
+    start: Path | None = None,
 ) -> Plan:
     """Resolve a question at a scale into runs.
 
@@ -92,6 +97,7 @@ def plan(
         seeds: repetitions of every arm, seeds 0 to seeds - 1.
         overrides: `key=value` words.
         label: goes to the experiment's name, so that variants lie beside each other.
+        start: the checkpoint that runs without one of their own start from.
 
     Raises:
         UserError: for anything that is unknown, mistyped, out of range or does not fit.
@@ -112,6 +118,7 @@ def plan(
     words = [f"--name {label}"] if label else []
     words += [f"--arms {','.join(arms)}"] if arms else []
     words += [f"--seeds {seeds}"] if seeds > 1 else []
+    words += [f"--from {shlex.quote(str(start))}"] if start else []
     return Plan(
         root,
         question,
@@ -123,6 +130,7 @@ def plan(
         places=axes.places(question.axes, {arm: load.flat(config) for arm, config in every_arm.items()}),
         overrides=overrides,
         label=label,
+        start=start,
         command=_make("experiment", question, scale, [*words, *map(shlex.quote, overrides)]),
     )
 
@@ -141,9 +149,11 @@ def execute(plan: Plan, fresh: bool, console: Console) -> int:
         UserError: where a configuration changed under a run, data or tracking are not usable, or another process
             is at this experiment.
     """
+    start = open_checkpoint(plan.start) if plan.start else None
     with _locked(plan.folder):
         _refuse_changes(plan, fresh)
         _check_machine(plan, fresh)
+        _check_start(plan, start, fresh)
         tracking = Tracking(plan.root)
         experiment_id = tracking.experiment(plan.name, f"{plan.question.question} ({plan.question.source})")
         _start_over(plan, tracking, fresh)
@@ -152,6 +162,7 @@ def execute(plan: Plan, fresh: bool, console: Console) -> int:
             _settle(tracking, run_id, folder, console)
         link = chart_link(tracking.uri if tracking.uri.startswith("http") else LOCAL_SERVER, experiment_id)
         _write_facts(plan, link)
+        _start_from(plan, start, console)
         try:
             code = _run_all(plan, tracking, experiment_id, console)
         finally:
@@ -220,6 +231,8 @@ def _mirror(plan: Plan, key: RunKey, config: Config, tracking: Tracking, experim
         "arm": key.arm,
         FOLDER_TAG: plan.run_folder(key),
     }
+    start = start_of(plan.run_folder(key))
+    tags |= {START_TAG: start} if start else {}
     return Mirror(tracking, experiment_id, params, tags)
 
 
@@ -248,6 +261,35 @@ def _check_machine(plan: Plan, fresh: bool) -> None:
         record = None if fresh else read_record(plan.run_folder(key))
         if record is None or record.status != COMPLETE:
             build.check_machine(config)
+
+
+def _check_start(plan: Plan, start: Checkpoint | None, fresh: bool) -> None:
+    for key, config in plan.configs.items():
+        folder = plan.run_folder(key)
+        if start is None or ((folder / CHECKPOINT_FILE).exists() and not fresh):
+            continue
+        check_start(start, key.name, config)
+        if _has_trained(folder) and not fresh:
+            raise UserError(
+                f"--from {start.path}: run {key.name} has trained from nothing and not come to a checkpoint yet; "
+                "--fresh starts it over, or leave --from out"
+            )
+
+
+def _start_from(plan: Plan, start: Checkpoint | None, console: Console) -> None:
+    """Give the runs that have no checkpoint the one to start from; say what becomes of the others."""
+    for key, config in plan.configs.items():
+        if start is None:
+            return
+        folder = plan.run_folder(key)
+        if not (folder / CHECKPOINT_FILE).exists():
+            # First the settings, which a run with a checkpoint is held to.
+            write_text(folder / CONFIG_FILE, load.to_yaml(config))
+            write_start(start, config, folder / CHECKPOINT_FILE)
+            said = f"{key.name}: starts from {start.path} at step {start.content['global_step']}"
+        else:
+            said = f"{key.name}: has a checkpoint of its own, and goes on from that"
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 def _has_trained(folder: Path) -> bool:
