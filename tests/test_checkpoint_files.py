@@ -145,7 +145,16 @@ def test_training_goes_on_from_an_imported_checkpoint(tmp_path, shards):
         f"{key}={value}" for key, value in load.flat(config).items() if key.startswith(("data", "eval", "sampler"))
     ]
     words = [word.replace("(", "[").replace(")", "]") for word in words]
-    out = imported(tmp_path, content, "train.batch_size=400", "train.steps=4", "train.devices=1", *words, start="1")
+    out = imported(
+        tmp_path,
+        content,
+        "train.batch_size=400",
+        "train.steps=4",
+        "train.devices=1",
+        "train.device_batch_size=0",
+        *words,
+        start="1",
+    )
     folder = tmp_path / "run"
     folder.mkdir()
     out.rename(folder / "last.ckpt")
