@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, Trainer
@@ -276,41 +276,34 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
     )
     saved_config = SavedConfig(load.to_yaml(config))
     checkpointing = Checkpointing(context.checkpoint, saved_every, context.stop, context.on_saved)
-    quieten_lightning()
-    return Trainer(
+    return _trainer(
+        config,
         max_steps=config.train.steps,
-        max_epochs=-1,
-        # Not "auto": Apple's GPUs have no float64, in which the metrics are kept.
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=config.train.devices,
         strategy="ddp" if config.train.devices > 1 else "auto",
-        precision=_precision(config.train.precision),
         logger=context.loggers,
         callbacks=[ema, saved_config, throughput, training_log, progress, checkpointing, grid, strip, evaluation],
         # The processes are jitlab's own, whatever else this runs under.
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         default_root_dir=context.checkpoint.parent,
         use_distributed_sampler=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
 
 
 def build_bare_trainer(config: Config, parts: int, callback: Callback) -> Trainer:
     """Return a Trainer that takes steps of so many parts each until `callback` stops it, and writes nothing."""
+    return _trainer(config, max_steps=-1, devices=1, logger=False, callbacks=[callback], accumulate_grad_batches=parts)
+
+
+def _trainer(config: Config, **own: Any) -> Trainer:
+    """Return a Trainer that leaves validation, checkpoints and the terminal to jitlab."""
     quieten_lightning()
     return Trainer(
-        max_steps=-1,
+        **own,
         max_epochs=-1,
+        # Not "auto": Apple's GPUs have no float64, in which the metrics are kept.
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
         precision=_precision(config.train.precision),
-        logger=False,
-        callbacks=[callback],
-        accumulate_grad_batches=parts,
         limit_val_batches=0,
         num_sanity_val_steps=0,
         enable_checkpointing=False,

@@ -153,7 +153,8 @@ def execute(plan: Plan, fresh: bool, console: Console) -> int:
     with _locked(plan.folder):
         _refuse_changes(plan, fresh)
         _check_machine(plan, fresh)
-        _check_start(plan, start, fresh)
+        if start:
+            _check_start(plan, start, fresh)
         tracking = Tracking(plan.root)
         experiment_id = tracking.experiment(plan.name, f"{plan.question.question} ({plan.question.source})")
         _start_over(plan, tracking, fresh)
@@ -162,7 +163,8 @@ def execute(plan: Plan, fresh: bool, console: Console) -> int:
             _settle(tracking, run_id, folder, console)
         link = chart_link(tracking.uri if tracking.uri.startswith("http") else LOCAL_SERVER, experiment_id)
         _write_facts(plan, link)
-        _start_from(plan, start, console)
+        if start:
+            _start_from(plan, start, console)
         try:
             code = _run_all(plan, tracking, experiment_id, console)
         finally:
@@ -263,10 +265,10 @@ def _check_machine(plan: Plan, fresh: bool) -> None:
             build.check_machine(config)
 
 
-def _check_start(plan: Plan, start: Checkpoint | None, fresh: bool) -> None:
+def _check_start(plan: Plan, start: Checkpoint, fresh: bool) -> None:
     for key, config in plan.configs.items():
         folder = plan.run_folder(key)
-        if start is None or ((folder / CHECKPOINT_FILE).exists() and not fresh):
+        if (folder / CHECKPOINT_FILE).exists() and not fresh:
             continue
         check_start(start, key.name, config)
         if _has_trained(folder) and not fresh:
@@ -276,11 +278,9 @@ def _check_start(plan: Plan, start: Checkpoint | None, fresh: bool) -> None:
             )
 
 
-def _start_from(plan: Plan, start: Checkpoint | None, console: Console) -> None:
+def _start_from(plan: Plan, start: Checkpoint, console: Console) -> None:
     """Give the runs that have no checkpoint the one to start from; say what becomes of the others."""
     for key, config in plan.configs.items():
-        if start is None:
-            return
         folder = plan.run_folder(key)
         if not (folder / CHECKPOINT_FILE).exists():
             # First the settings, which a run with a checkpoint is held to.

@@ -9,7 +9,7 @@ import torch
 
 from jitlab import build
 from jitlab.callbacks.stopwatch import Stopwatch
-from jitlab.config.schema import Config
+from jitlab.config.schema import Config, device_share
 from jitlab.errors import RunError
 from jitlab.training.module import JiTModule
 
@@ -58,7 +58,7 @@ def _train(config: Config, images: int, ends: float) -> float:
     """Take steps in parts of so many images until `ends` (of time.perf_counter); return images per second."""
     module, stopwatch = build.build_module(config), Stopwatch(ends)
     # Parts as they would be accumulated: the optimizer has the share of the time that it has in a run.
-    trainer = build.build_bare_trainer(config, math.ceil(_share(config) / images), stopwatch)
+    trainer = build.build_bare_trainer(config, math.ceil(device_share(config.train) / images), stopwatch)
     try:
         trainer.fit(module, train_dataloaders=itertools.repeat(_samples(config, module, images)))
     except SystemExit as error:
@@ -93,7 +93,7 @@ def _fitting(config: Config, flops: float) -> tuple[int, int]:
     """Return how many blocks, and images at a time, take at most so many operations; one of each at the least."""
     images = int(flops / build.network_cost(config).training_flops)
     if images:
-        return config.model.depth, min(images, config.train.device_batch_size or _share(config))
+        return config.model.depth, min(images, config.train.device_batch_size or device_share(config.train))
     return max(1, int(config.model.depth * flops / build.network_cost(config).training_flops)), 1
 
 
@@ -106,10 +106,5 @@ def _with_blocks(config: Config, blocks: int) -> Config:
             model, depth=blocks, in_context_start=model.in_context_start * blocks // depth, class_head_block=0
         )
         objective = replace(objective, class_loss_weight=0.0)
-    train = replace(config.train, batch_size=_share(config), devices=1, device_batch_size=0, compile=False)
+    train = replace(config.train, batch_size=device_share(config.train), devices=1, device_batch_size=0, compile=False)
     return replace(config, model=model, objective=objective, train=train)
-
-
-def _share(config: Config) -> int:
-    """Return the images of an optimizer step that are a device's."""
-    return config.train.batch_size // config.train.devices

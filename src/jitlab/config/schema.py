@@ -311,16 +311,20 @@ def _class_head_conflicts(config: Config) -> Iterator[tuple[str, str]]:
         )
 
 
+def device_share(train: Train) -> int:
+    """Return the images of an optimizer step that are a device's."""
+    return train.batch_size // train.devices
+
+
 def parts(train: Train) -> int:
     """Return in how many parts a device takes its share of an optimizer step."""
-    share = train.batch_size // train.devices
-    return math.ceil(share / train.device_batch_size) if train.device_batch_size else 1
+    return math.ceil(device_share(train) / train.device_batch_size) if train.device_batch_size else 1
 
 
 def sharing_conflicts(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (setting, what is wrong) where a batch is not shared in equal parts."""
     batch_size, devices, limit = config.train.batch_size, config.train.devices, config.train.device_batch_size
-    share = batch_size // devices
+    share = device_share(config.train)
     if batch_size % devices:
         yield "train.devices", f"cannot share train.batch_size = {batch_size} evenly; use {_near(devices, batch_size)}"
     elif 0 < limit < share and share % limit:
