@@ -29,8 +29,8 @@ from jitlab.callbacks.training_log import TrainingLog
 from jitlab.config import load, schema
 from jitlab.config.schema import Config, Data, Model
 from jitlab.datasets import digits, imagenet, spiral
-from jitlab.datasets.datamodule import ShardDataModule
-from jitlab.datasets.shards import INDEX_FILE, Index
+from jitlab.datasets.datamodule import Reading, ShardDataModule
+from jitlab.datasets.index import INDEX_FILE, Index
 from jitlab.datasets.spiral import SpiralDataModule
 from jitlab.diffusion.objective import Objective
 from jitlab.diffusion.path import Clip
@@ -89,21 +89,28 @@ def build_data(config: Config, root: Path) -> Index | None:
     return digits.build_digits(folder, config.data.image_size)
 
 
-def build_datamodule(config: Config, root: Path) -> DataModule:
+def build_datamodule(config: Config, root: Path, allow_batch_change: bool = False) -> DataModule:
     """Open the data; raises UserError where shards are missing, damaged or others than the settings say."""
-    if config.data.source == spiral.NAME:
-        return SpiralDataModule(config.data.ambient_dim, config.train.batch_size, config.seed, config.data.workers)
+    data, batch_size = config.data, config.train.batch_size
+    if data.source == spiral.NAME:
+        return SpiralDataModule(data.ambient_dim, batch_size, config.seed, data.workers, allow_batch_change)
     folder = data_folder(config, root)
     return ShardDataModule(
-        folder=folder,
-        remedy=REMEDIES[config.data.source](folder, config.data.image_size),
-        image_size=config.data.image_size,
-        num_classes=config.data.num_classes,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        flip=config.data.flip,
-        workers=config.data.workers,
+        folder,
+        remedy=REMEDIES[data.source](folder, data.image_size),
+        reading=Reading(
+            image_size=data.image_size,
+            num_classes=data.num_classes,
+            decoder=data.decoder,  # type: ignore[arg-type]
+            flip=data.flip,
+            seed=config.seed,
+            window=data.window_shards,
+            partitions=data.partitions,
+        ),
+        batch_size=batch_size,
+        workers=data.workers,
         reference_count=config.evaluation.reference_images,
+        allow_batch_change=allow_batch_change,
     )
 
 

@@ -97,14 +97,15 @@ def build_data(arguments: argparse.Namespace) -> int:
     if arguments.image_size < digits.SIGNAL_SIZE:
         raise UserError(f"--image-size {arguments.image_size}: expected {digits.SIGNAL_SIZE} pixels or more")
     index = digits.build_digits(arguments.out, arguments.image_size)
-    counts = ", ".join(f"{sum(len(s.keys) for s in shards)} {split}" for split, shards in index.splits.items())
-    print(f"{arguments.out}: {counts} images of {index.image_size} px, fingerprint {index.fingerprint[:12]}")
+    counts = ", ".join(f"{sum(s.samples for s in shards)} {split}" for split, shards in index.splits.items())
+    print(f"{arguments.out}: {counts} images of {index.facts.image_size} px, fingerprint {index.fingerprint[:12]}")
     return 0
 
 
 def verify_data(arguments: argparse.Namespace) -> int:
     """Read shards whole and compare them with their index."""
-    from jitlab.datasets.shards import open_index, verify
+    from jitlab.datasets.index import open_index
+    from jitlab.datasets.verify import verify
 
     index = open_index(arguments.folder, "see jitlab data build --help")
     faults = list(verify(arguments.folder, index))

@@ -312,7 +312,7 @@ def _prepare_data(plan: Plan, console: Console) -> None:
     for config in {c.data: c for c in plan.configs.values()}.values():
         index = build.build_data(config, plan.root)
         if index:
-            images = sum(len(shard.keys) for shards in index.splits.values() for shard in shards)
+            images = len(index.rows)
             console.print(f"built {images} images of {config.data.source} in {config.data.path}")
     fingerprints: dict[Any, str] = {}
     for key, config in plan.configs.items():

@@ -47,7 +47,9 @@ def test_images_and_labels_of_a_batch_have_the_declared_types(folder):
 def test_loader_has_the_length_of_an_epoch_wherever_it_starts(folder):
     module = datamodule(folder)
     assert len(module.train_dataloader()) == module.batches_per_epoch == 16
-    module.load_state_dict({"epoch": 3, "batch": 9, "fingerprint": module.index.fingerprint})
+    module.load_state_dict(
+        {"epoch": 3, "taken": 900, "step": 57, "batch_size": 100, "fingerprint": module.index.fingerprint}
+    )
     assert len(module.train_dataloader()) == 16
 
 
