@@ -19,6 +19,7 @@ from jitlab.callbacks.checkpointing import Checkpointing
 from jitlab.callbacks.drawing import POINTS_INCHES, STRIP_INCHES, Draw, draw_images, draw_points
 from jitlab.callbacks.ema import Ema
 from jitlab.callbacks.evaluation import Evaluation, EvaluationSettings
+from jitlab.callbacks.ledger import Ledger
 from jitlab.callbacks.progress import TerminalProgress
 from jitlab.callbacks.sample_grid import SampleGrid
 from jitlab.callbacks.saved_config import SavedConfig
@@ -239,6 +240,9 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         progress.report(what, done, total)
         context.stop.raise_if_requested()
 
+    def epoch_at(step: int) -> int:
+        return datamodule.position_at(step).epoch
+
     evaluation = Evaluation(
         ema,
         EvaluationSettings(
@@ -274,7 +278,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         pause=throughput.paused,
         progress=report,
     )
-    training_log = TrainingLog(every, batch_size, images_per_epoch=datamodule.batches_per_epoch * batch_size)
+    training_log = TrainingLog(every, datamodule.samples_at, datamodule.batches_per_epoch * batch_size)
     # Before what takes long as well, so that stopping there costs nothing.
     saved_every = (
         config.train.checkpoint_every_steps,
@@ -282,6 +286,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         config.evaluation.grid_every_steps,
     )
     saved_config = SavedConfig(load.to_yaml(config))
+    ledger = [Ledger(context.checkpoint.parent, epoch_at)] if config.data.ledger else []
     checkpointing = Checkpointing(context.checkpoint, saved_every, context.stop, context.on_saved)
     return _trainer(
         config,
@@ -289,7 +294,10 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         devices=config.train.devices,
         strategy="ddp" if config.train.devices > 1 else "auto",
         logger=context.loggers,
-        callbacks=[ema, saved_config, throughput, training_log, progress, checkpointing, grid, strip, evaluation],
+        callbacks=[
+            *(ema, saved_config, throughput, training_log, *ledger, progress),
+            *(checkpointing, grid, strip, evaluation),
+        ],
         # The processes are jitlab's own, whatever else this runs under.
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         default_root_dir=context.checkpoint.parent,

@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         [*arguments.overrides, *([f"train.devices={devices}"] if devices else [])],
         arguments.name,
         arguments.start,
+        arguments.allow_batch_change,
     )
     return execute(planned, arguments.fresh, terminal)
 
@@ -115,6 +116,18 @@ def verify_data(arguments: argparse.Namespace) -> int:
         shards = sum(map(len, index.splits.values()))
         print(f"{arguments.folder}: {shards} shards are as their index says, fingerprint {index.fingerprint[:12]}")
     return 1 if faults else 0
+
+
+def show_data(arguments: argparse.Namespace) -> int:
+    """Draw the batch that a step of a run was trained on."""
+    from jitlab.config.load import repository
+    from jitlab.replay import replay
+
+    batch = replay(repository(), arguments.run, arguments.step, arguments.out)
+    for place, (key, label) in enumerate(zip(batch.keys, batch.labels, strict=True)):
+        print(f"{place:5}  {key}  class {label}")
+    print(f"{batch.picture}: {len(batch.keys)} images of step {arguments.step}, epoch {batch.epoch}, {batch.origin}")
+    return 0
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -224,6 +237,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_at_least_one, default=1, help="repeat every arm with this many seeds")
     parser.add_argument("--name", type=_label, help="keep these runs beside others of the same question and scale")
     parser.add_argument("--fresh", action="store_true", help="delete these runs and start over")
+    change = "go on with another train.batch_size, from the same sample on"
+    parser.add_argument("--allow-batch-change", action="store_true", help=change)
     start = "start the runs that have no checkpoint yet from this one, at its step"
     parser.add_argument("--from", dest="start", type=Path, metavar="FILE.ckpt", help=start)
     parser.set_defaults(verb=run)
@@ -254,6 +269,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     verify = verbs.add_parser("verify", help=verify_data.__doc__, description=verify_data.__doc__)
     verify.add_argument("folder", type=Path)
     verify.set_defaults(verb=verify_data)
+    show = verbs.add_parser("show", help=show_data.__doc__, description=show_data.__doc__)
+    show.add_argument("--run", type=Path, required=True, help="folder of a run, such as runs/noise_vs_x-digits/x")
+    show.add_argument("--step", type=int, required=True, help="counted from 1")
+    show.add_argument("--out", type=Path, help="the picture; batchNNNNNN.png in the run's folder where not given")
+    show.set_defaults(verb=show_data)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:

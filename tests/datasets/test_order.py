@@ -1,4 +1,5 @@
 import pickle
+import time
 from itertools import chain, islice
 
 import numpy as np
@@ -112,6 +113,62 @@ def test_an_epoch_holds_no_sample_twice_and_says_which_epoch_it_is(sizes, epoch)
     references = [reference for batch in sampler(sizes, batch_size, position=Position(epoch, 0)) for reference in batch]
     assert len({reference.index for reference in references}) == len(references)
     assert {reference.epoch for reference in references} == {epoch}
+
+
+@given(st.data())
+@few
+def test_partitions_give_equal_shares_of_every_batch_from_their_own_shards(data):
+    partitions = data.draw(st.integers(2, 4))
+    sizes = data.draw(st.lists(st.integers(1, 30), min_size=partitions, max_size=12))
+    share = data.draw(st.integers(1, min(sum(sizes[group::partitions]) for group in range(partitions))))
+    order = ordered(sizes, share * partitions, partitions=partitions)
+    shard_of = np.repeat(np.arange(len(sizes)), sizes)
+    epoch = data.draw(st.integers(0, 3))
+    batches = list(order.batches(Position(epoch, 0)))
+    assert len(batches) == order.batches_per_epoch >= 1
+    for batch in batches:
+        for group, part in enumerate(np.split(batch, partitions)):
+            assert set(shard_of[part] % partitions) == {group}
+    assert len(np.unique(np.concatenate(batches))) == len(batches) * share * partitions
+    assert all(set(order.shards(epoch, group)) == set(range(len(sizes))[group::partitions]) for group in range(2))
+
+
+@given(st.data())
+@few
+def test_the_position_after_some_steps_is_where_the_rest_of_the_run_goes_on(data):
+    partitions = data.draw(st.integers(1, 3))
+    sizes = data.draw(st.lists(st.integers(4, 30), min_size=partitions, max_size=12))
+    order = ordered(sizes, partitions * data.draw(st.integers(1, 4)), partitions=partitions)
+    steps = data.draw(st.integers(0, 2 * order.batches_per_epoch))
+    whole = [b.tolist() for epoch in range(3) for b in order.batches(Position(epoch, 0))]
+    position = order.after(START, steps)
+    rest = [b.tolist() for b in order.batches(position)]
+    assert rest == whole[steps:][: len(rest)]
+    assert len(rest) == order.batches_left(position) >= 1
+
+
+@given(st.data())
+@few
+def test_another_batch_size_goes_on_with_the_samples_that_are_left(data):
+    sizes, before, after = data.draw(shard_sizes), data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8))
+    before = min(before, sum(sizes))
+    taken = data.draw(st.integers(0, sum(sizes) // before)) * before
+    whole = epoch_order(sizes, 0, 0)
+    rest = [*ordered(sizes, after).batches(Position(0, taken))]
+    flat = np.concatenate(rest) if rest else whole[:0]
+    np.testing.assert_array_equal(flat, whole[taken:][: len(flat)])
+    assert len(whole) - taken - len(flat) < after
+
+
+def test_going_on_deep_in_an_epoch_of_imagenet_takes_under_two_seconds():
+    sizes = [1000] * 1281 + [167]
+    order = Order(sizes, 1024, 0, 16)
+    started = time.perf_counter()
+    position = order.after(START, 5 * order.batches_per_epoch + 1200)
+    batch = next(iter(PositionSampler(order, 0, 1, lambda: position)))
+    assert time.perf_counter() - started < 2
+    assert batch[0].epoch == 5
+    assert position.taken == 1200 * 1024
 
 
 def flips(images, epoch, count=60):

@@ -42,7 +42,7 @@ def test_dimensions_share_points_and_order():
 
 
 def state_at(epoch, batch, module):
-    return {**module.state_dict(), "epoch": epoch, "taken": batch * module.order.batch_size}
+    return {**module.state_dict(), "step": epoch * module.batches_per_epoch + batch}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

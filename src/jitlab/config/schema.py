@@ -75,6 +75,7 @@ class Data:
     partitions: int = setting(
         1, "groups of shards with orders of their own; the nodes of a cluster without a shared disk", within="[1, inf)"
     )
+    ledger: bool = setting(False, "write down the sample keys of every step; some 20 bytes a sample", neutral=True)
     workers: int = setting(0, "loader processes of each training process", within="[0, 256]", neutral=True)
 
 

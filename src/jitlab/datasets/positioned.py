@@ -1,15 +1,25 @@
 """A data module whose state is a position, from which the samples that follow are known."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from jitlab.datasets.order import Order, Position, PositionSampler
+from jitlab.datasets.order import Order, Position, PositionSampler, Reference
 from jitlab.errors import UserError
+
+
+class Segment(NamedTuple):
+    """From which step and position on batches were of which size."""
+
+    step: int
+    epoch: int
+    taken: int
+    batch_size: int
 
 
 class PositionedDataModule(LightningDataModule):
@@ -37,7 +47,7 @@ class PositionedDataModule(LightningDataModule):
         self.workers = workers
         self.allow_batch_change = allow_batch_change
         self._check_order()
-        self._start, self._start_step = Position(0, 0), 0
+        self._segments = [Segment(0, 0, 0, order.batch_size)]
 
     @property
     def batches_per_epoch(self) -> int:
@@ -72,17 +82,36 @@ class PositionedDataModule(LightningDataModule):
     def position(self) -> Position:
         """Return what was trained on."""
         # One batch a step: the loader may have read ahead, the optimizer has not.
-        step = self.trainer.global_step if self.trainer else 0
-        return self.order.after(self._start, max(step - self._start_step, 0))
+        return self.position_at(self.trainer.global_step if self.trainer else 0)
+
+    def position_at(self, step: int) -> Position:
+        """Return what was trained on in the first `step` steps, whatever batches they took."""
+        segment = next((s for s in reversed(self._segments) if s.step <= step), self._segments[0])
+        order = replace(self.order, batch_size=segment.batch_size)
+        return order.after(Position(segment.epoch, segment.taken), max(step - segment.step, 0))
+
+    def samples_at(self, step: int) -> int:
+        """Return how many samples the first `step` steps took."""
+        ends = [*(segment.step for segment in self._segments[1:]), step]
+        return sum(
+            max(min(end, step) - segment.step, 0) * segment.batch_size
+            for segment, end in zip(self._segments, ends, strict=True)
+        )
+
+    def batch_at(self, step: int) -> list[Reference]:
+        """Return the samples of the global batch of a step, counted from 1."""
+        segment = next(s for s in reversed(self._segments) if s.step < step)
+        start = self.position_at(step - 1)
+        batch = next(replace(self.order, batch_size=segment.batch_size).batches(start))
+        return [Reference(start.epoch, int(index)) for index in batch]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position after the batches that were trained on, and in which data and batches it is one."""
-        position = self.position()
+        """Return which data were trained on in which batches; with the step that says what follows."""
+        step = self.trainer.global_step if self.trainer else 0
         return {
-            "epoch": position.epoch,
-            "taken": position.taken,
-            "step": self.trainer.global_step if self.trainer else 0,
-            "batch_size": self.order.batch_size,
+            "step": step,
+            "epoch": self.position_at(step).epoch,
+            "segments": list(map(list, self._segments)),
             "fingerprint": self.fingerprint,
         }
 
@@ -96,13 +125,18 @@ class PositionedDataModule(LightningDataModule):
                 f"{self.what}: these are not the data that the checkpoint was trained on (fingerprint "
                 f"{self.fingerprint[:12]}, expected {state_dict['fingerprint'][:12]}); restore them, or --fresh"
             )
-        if state_dict["batch_size"] != self.order.batch_size and not self.allow_batch_change:
+        self._segments = [Segment(*numbers) for numbers in state_dict["segments"]]
+        before, now = self._segments[-1].batch_size, self.order.batch_size
+        if before == now:
+            return
+        if not self.allow_batch_change:
             raise UserError(
-                f"train.batch_size = {self.order.batch_size}: the checkpoint was trained with batches of "
-                f"{state_dict['batch_size']}; use that, or --allow-batch-change to go on with the samples that are "
-                "left of the epoch in other batches"
+                f"train.batch_size = {now}: the checkpoint was trained with batches of {before}; use that, or "
+                "--allow-batch-change to go on with the samples that are left of the epoch in other batches"
             )
-        self._start, self._start_step = Position(state_dict["epoch"], state_dict["taken"]), state_dict["step"]
+        step = state_dict["step"]
+        position = self.position_at(step)
+        self._segments.append(Segment(step, position.epoch, position.taken, now))
 
     def _check_order(self) -> None:
         order, samples = self.order, sum(self.order.shard_sizes)
