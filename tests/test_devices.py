@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from jitlab import build, cli
+from jitlab.callbacks.ledger import ledger_entry
 from jitlab.config.schema import Config, Evaluation, Train
 from jitlab.errors import UserError
 from tests.conftest import make_repository
@@ -19,7 +20,10 @@ from tests.test_end_to_end import INTERRUPTED, command, finish, metrics, mlflow_
 
 # Every run here starts processes that import everything anew, which a busy machine does slowly.
 pytestmark = pytest.mark.timeout(900)
-SHORT = ("train.steps=20", "train.log_every_steps=5", "evaluation.every_steps=10", "evaluation.grid_every_steps=10")
+SHORT = (
+    *("train.steps=20", "train.log_every_steps=5", "evaluation.every_steps=10", "evaluation.grid_every_steps=10"),
+    *("data.ledger=true", "data.flip=true"),
+)
 QUESTION = """
 question: What if one of two explodes?
 source: none
@@ -41,7 +45,10 @@ def runs(root: Path) -> Path:
 
 
 def assert_close_runs(ours: Path, theirs: Path) -> None:
-    """The same points and pictures; numbers and weights to the rounding of sums in another order."""
+    """The same batches, points and pictures; numbers and weights to the rounding of sums in another order."""
+    batches = [ledger_entry(ours, step) for step in range(1, 21)]
+    assert None not in batches
+    assert batches == [ledger_entry(theirs, step) for step in range(1, 21)]
     first, second = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (ours, theirs))
     for tensors, expected in (
         (first["state_dict"], second["state_dict"]),

@@ -9,6 +9,7 @@ from jitlab.errors import RunError, UserError
 
 EXIT_RUN_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 FILES_TOLD = 16
+SHEET_PIXELS = 144
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -116,6 +117,29 @@ def verify_data(arguments: argparse.Namespace) -> int:
         shards = sum(map(len, index.splits.values()))
         print(f"{arguments.folder}: {shards} shards are as their index says, fingerprint {index.fingerprint[:12]}")
     return 1 if faults else 0
+
+
+def info_data(arguments: argparse.Namespace) -> int:
+    """Show what shards hold, and write a contact sheet of them."""
+    from jitlab.console import console
+    from jitlab.data_info import Serving, contact_sheet, describe
+    from jitlab.datasets.images import ShardImages
+    from jitlab.datasets.index import TRAIN, check_shards, open_index
+
+    index = open_index(arguments.folder, "see jitlab data build --help")
+    check_shards(arguments.folder, index)
+    terminal = console()
+    describe(
+        arguments.folder,
+        index,
+        Serving(arguments.batch_size, arguments.window_shards, arguments.partitions),
+        terminal,
+    )
+    images = ShardImages(arguments.folder, index, TRAIN, SHEET_PIXELS, "exact", seed=0, flip=False)
+    sheet = arguments.sheet or arguments.folder / "contact_sheet.png"
+    count = contact_sheet(images, index.facts.classes, sheet)
+    terminal.print(f"{sheet}: {count} training images", highlight=False, soft_wrap=True)
+    return 0
 
 
 def show_data(arguments: argparse.Namespace) -> int:
@@ -269,6 +293,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     verify = verbs.add_parser("verify", help=verify_data.__doc__, description=verify_data.__doc__)
     verify.add_argument("folder", type=Path)
     verify.set_defaults(verb=verify_data)
+    info = verbs.add_parser("info", help=info_data.__doc__, description=info_data.__doc__)
+    info.add_argument("folder", type=Path)
+    info.add_argument("--batch-size", type=_at_least_one, default=256, help="of the batches that are told about")
+    info.add_argument("--window-shards", type=_at_least_one, default=16, help="as data.window_shards")
+    info.add_argument("--partitions", type=_at_least_one, default=1, help="as data.partitions")
+    info.add_argument("--sheet", type=Path, help="the picture; contact_sheet.png in the folder where not given")
+    info.set_defaults(verb=info_data)
     show = verbs.add_parser("show", help=show_data.__doc__, description=show_data.__doc__)
     show.add_argument("--run", type=Path, required=True, help="folder of a run, such as runs/noise_vs_x-digits/x")
     show.add_argument("--step", type=int, required=True, help="counted from 1")

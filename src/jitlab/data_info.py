@@ -1,0 +1,122 @@
+"""What a folder of shards holds, in figures and in one picture."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.table import Table
+
+from jitlab.datasets.images import ShardImages
+from jitlab.datasets.index import TRAIN, Index
+from jitlab.datasets.mixing import mixing
+from jitlab.datasets.order import Order, Reference
+from jitlab.errors import UserError
+from jitlab.files import write_bytes
+
+SHOWN, COLUMNS, SIDE, CAPTION = 48, 8, 144, 20
+FEWEST_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the training images would be served: what `train.batch_size` and `data` say."""
+
+    batch_size: int
+    window: int
+    partitions: int
+
+
+def describe(folder: Path, index: Index, serving: Serving, console: Console) -> None:
+    """Print counts, classes, sizes and how well the order mixes.
+
+    Raises:
+        UserError: where a batch does not fit the training images.
+    """
+    facts = index.facts
+    size = f"{facts.image_size} x {facts.image_size} px" if facts.image_size else "as they came, cropped when read"
+    console.print(f"{folder}: {facts.source}, {size}, {facts.num_classes} classes", highlight=False, soft_wrap=True)
+    console.print(f"made by    {facts.command}", highlight=False, soft_wrap=True)
+    console.print(f"fingerprint {index.fingerprint}", highlight=False, soft_wrap=True)
+    console.print(_splits(index))
+    for line in _class_lines(index):
+        console.print(line, highlight=False, soft_wrap=True)
+    if facts.unreadable:
+        console.print(f"{len(facts.unreadable)} images of the source could not be read:", highlight=False)
+        for line in facts.unreadable:
+            console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+    for line in _mixing_lines(index, serving):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def contact_sheet(images: ShardImages, names: Sequence[str], path: Path) -> int:
+    """Write one picture of training images spread over the whole split, their classes below them; return how many."""
+    count = min(SHOWN, len(images))
+    rows = -(-count // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + CAPTION)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for place in range(count):
+        image, label, _ = images[Reference(0, place * len(images) // count)]
+        left, top = place % COLUMNS * SIDE, place // COLUMNS * (SIDE + CAPTION)
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (left, top))
+        caption = names[label] if label < len(names) else str(label)
+        draw.text((left + 4, top + SIDE + 2), caption[:20], fill="black", font=font)
+    encoded = io.BytesIO()
+    sheet.save(encoded, "PNG")
+    write_bytes(path, encoded.getvalue())
+    return count
+
+
+def _splits(index: Index) -> Table:
+    table = Table()
+    for name in ("split", "images", "shards", "bytes", "bytes an image"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for split in index.splits:
+        shards, rows = index.split(split)
+        stored = int(rows["size"].sum())
+        table.add_row(
+            split,
+            f"{len(rows):,}",
+            f"{len(shards):,}",
+            f"{sum(shard.bytes for shard in shards):,}",
+            f"{stored // max(len(rows), 1):,}",
+        )
+    return table
+
+
+def _class_lines(index: Index) -> list[str]:
+    names, labels = index.facts.classes, index.split(TRAIN)[1]["label"]
+    counts = np.bincount(labels, minlength=index.facts.num_classes)
+    order = np.argsort(counts, kind="stable")
+
+    def told(label: int) -> str:
+        name = f" {names[label]}" if label < len(names) else ""
+        return f"{label}{name} ({counts[label]})"
+
+    lines = [f"training images a class: {counts.min()} to {counts.max()}, {counts.mean():.1f} on average"]
+    if counts.min() < counts.max():
+        lines.append(f"fewest: {', '.join(map(told, order[:FEWEST_TOLD]))}")
+    return lines
+
+
+def _mixing_lines(index: Index, serving: Serving) -> list[str]:
+    shards, rows = index.split(TRAIN)
+    sizes = [shard.samples for shard in shards]
+    order = Order(sizes, serving.batch_size, 0, serving.window, serving.partitions)
+    if serving.partitions > len(shards) or serving.batch_size % serving.partitions or not order.batches_per_epoch:
+        raise UserError(
+            f"--batch-size {serving.batch_size} --partitions {serving.partitions}: does not fit {len(rows)} images in "
+            f"{len(shards)} shards; use a smaller batch, a multiple of the partitions"
+        )
+    found = mixing(order, rows["label"])
+    return [
+        f"mixing     batches of {serving.batch_size}, windows of {serving.window} shards, {serving.partitions} "
+        f"partition{'s' if serving.partitions > 1 else ''}: {order.batches_per_epoch} steps an epoch",
+        f"  classes in a batch: {found.classes:.1f}; of a perfect shuffle {found.classes_at_best:.1f}",
+        f"  two images of a batch meet in the next epoch's, too: {found.again:.3%}; of a perfect shuffle "
+        f"{found.again_at_best:.3%}",
+    ]
