@@ -12,7 +12,8 @@ from PIL import Image
 from jitlab import build
 from jitlab.cli import main
 from jitlab.config import load
-from jitlab.datasets import shards
+from jitlab.datasets.building import build as build_shards
+from jitlab.datasets.index import Facts
 from jitlab.datasets.shards import Sample
 from jitlab.errors import UserError
 from jitlab.experiment import SUMMARY_METRICS
@@ -34,19 +35,12 @@ def images(split: str, count: int) -> Iterator[Sample]:
         pixels = numpy_generator(split, number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "PNG")
-        yield Sample(f"{number:08d}", encoded.getvalue(), number % CLASSES, {})
+        yield Sample(f"{number:08d}", encoded.getvalue(), "png", number % CLASSES, {})
 
 
 def write_shards(folder: Path) -> None:
-    shards.build(
-        folder,
-        {"train": images("train", 24), "held_out": images("held_out", 4)},
-        samples_per_shard=10,
-        source="imagenet",
-        image_size=SIDE,
-        num_classes=CLASSES,
-        build_command="make them",
-    )
+    facts = Facts(source="imagenet", image_size=SIDE, num_classes=CLASSES, classes=list("abcd"), command="make them")
+    build_shards(folder, {"train": images("train", 24), "held_out": images("held_out", 4)}, 10, facts)
 
 
 def run(*words: str) -> int:

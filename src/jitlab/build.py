@@ -19,6 +19,7 @@ from jitlab.callbacks.checkpointing import Checkpointing
 from jitlab.callbacks.drawing import POINTS_INCHES, STRIP_INCHES, Draw, draw_images, draw_points
 from jitlab.callbacks.ema import Ema
 from jitlab.callbacks.evaluation import Evaluation, EvaluationSettings
+from jitlab.callbacks.ledger import Ledger
 from jitlab.callbacks.progress import TerminalProgress
 from jitlab.callbacks.sample_grid import SampleGrid
 from jitlab.callbacks.saved_config import SavedConfig
@@ -29,8 +30,8 @@ from jitlab.callbacks.training_log import TrainingLog
 from jitlab.config import load, schema
 from jitlab.config.schema import Config, Data, Model
 from jitlab.datasets import digits, imagenet, spiral
-from jitlab.datasets.datamodule import ShardDataModule
-from jitlab.datasets.shards import INDEX_FILE, Index
+from jitlab.datasets.datamodule import Reading, ShardDataModule
+from jitlab.datasets.index import INDEX_FILE, Index
 from jitlab.datasets.spiral import SpiralDataModule
 from jitlab.diffusion.objective import Objective
 from jitlab.diffusion.path import Clip
@@ -89,21 +90,28 @@ def build_data(config: Config, root: Path) -> Index | None:
     return digits.build_digits(folder, config.data.image_size)
 
 
-def build_datamodule(config: Config, root: Path) -> DataModule:
+def build_datamodule(config: Config, root: Path, allow_batch_change: bool = False) -> DataModule:
     """Open the data; raises UserError where shards are missing, damaged or others than the settings say."""
-    if config.data.source == spiral.NAME:
-        return SpiralDataModule(config.data.ambient_dim, config.train.batch_size, config.seed, config.data.workers)
+    data, batch_size = config.data, config.train.batch_size
+    if data.source == spiral.NAME:
+        return SpiralDataModule(data.ambient_dim, batch_size, config.seed, data.workers, allow_batch_change)
     folder = data_folder(config, root)
     return ShardDataModule(
-        folder=folder,
-        remedy=REMEDIES[config.data.source](folder, config.data.image_size),
-        image_size=config.data.image_size,
-        num_classes=config.data.num_classes,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        flip=config.data.flip,
-        workers=config.data.workers,
+        folder,
+        remedy=REMEDIES[data.source](folder, data.image_size),
+        reading=Reading(
+            image_size=data.image_size,
+            num_classes=data.num_classes,
+            decoder=data.decoder,  # type: ignore[arg-type]
+            flip=data.flip,
+            seed=config.seed,
+            window=data.window_shards,
+            partitions=data.partitions,
+        ),
+        batch_size=batch_size,
+        workers=data.workers,
         reference_count=config.evaluation.reference_images,
+        allow_batch_change=allow_batch_change,
     )
 
 
@@ -232,6 +240,9 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         progress.report(what, done, total)
         context.stop.raise_if_requested()
 
+    def epoch_at(step: int) -> int:
+        return datamodule.position_at(step).epoch
+
     evaluation = Evaluation(
         ema,
         EvaluationSettings(
@@ -267,7 +278,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         pause=throughput.paused,
         progress=report,
     )
-    training_log = TrainingLog(every, batch_size, images_per_epoch=datamodule.batches_per_epoch * batch_size)
+    training_log = TrainingLog(every, datamodule.samples_at, datamodule.batches_per_epoch * batch_size)
     # Before what takes long as well, so that stopping there costs nothing.
     saved_every = (
         config.train.checkpoint_every_steps,
@@ -275,6 +286,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         config.evaluation.grid_every_steps,
     )
     saved_config = SavedConfig(load.to_yaml(config))
+    ledger = [Ledger(context.checkpoint.parent, epoch_at)] if config.data.ledger else []
     checkpointing = Checkpointing(context.checkpoint, saved_every, context.stop, context.on_saved)
     return _trainer(
         config,
@@ -282,7 +294,10 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         devices=config.train.devices,
         strategy="ddp" if config.train.devices > 1 else "auto",
         logger=context.loggers,
-        callbacks=[ema, saved_config, throughput, training_log, progress, checkpointing, grid, strip, evaluation],
+        callbacks=[
+            *(ema, saved_config, throughput, training_log, *ledger, progress),
+            *(checkpointing, grid, strip, evaluation),
+        ],
         # The processes are jitlab's own, whatever else this runs under.
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         default_root_dir=context.checkpoint.parent,

@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         [*arguments.overrides, *([f"train.devices={devices}"] if devices else [])],
         arguments.name,
         arguments.start,
+        arguments.allow_batch_change,
     )
     return execute(planned, arguments.fresh, terminal)
 
@@ -97,14 +98,15 @@ def build_data(arguments: argparse.Namespace) -> int:
     if arguments.image_size < digits.SIGNAL_SIZE:
         raise UserError(f"--image-size {arguments.image_size}: expected {digits.SIGNAL_SIZE} pixels or more")
     index = digits.build_digits(arguments.out, arguments.image_size)
-    counts = ", ".join(f"{sum(len(s.keys) for s in shards)} {split}" for split, shards in index.splits.items())
-    print(f"{arguments.out}: {counts} images of {index.image_size} px, fingerprint {index.fingerprint[:12]}")
+    counts = ", ".join(f"{sum(s.samples for s in shards)} {split}" for split, shards in index.splits.items())
+    print(f"{arguments.out}: {counts} images of {index.facts.image_size} px, fingerprint {index.fingerprint[:12]}")
     return 0
 
 
 def verify_data(arguments: argparse.Namespace) -> int:
     """Read shards whole and compare them with their index."""
-    from jitlab.datasets.shards import open_index, verify
+    from jitlab.datasets.index import open_index
+    from jitlab.datasets.verify import verify
 
     index = open_index(arguments.folder, "see jitlab data build --help")
     faults = list(verify(arguments.folder, index))
@@ -114,6 +116,18 @@ def verify_data(arguments: argparse.Namespace) -> int:
         shards = sum(map(len, index.splits.values()))
         print(f"{arguments.folder}: {shards} shards are as their index says, fingerprint {index.fingerprint[:12]}")
     return 1 if faults else 0
+
+
+def show_data(arguments: argparse.Namespace) -> int:
+    """Draw the batch that a step of a run was trained on."""
+    from jitlab.config.load import repository
+    from jitlab.replay import replay
+
+    batch = replay(repository(), arguments.run, arguments.step, arguments.out)
+    for place, (key, label) in enumerate(zip(batch.keys, batch.labels, strict=True)):
+        print(f"{place:5}  {key}  class {label}")
+    print(f"{batch.picture}: {len(batch.keys)} images of step {arguments.step}, epoch {batch.epoch}, {batch.origin}")
+    return 0
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -223,6 +237,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_at_least_one, default=1, help="repeat every arm with this many seeds")
     parser.add_argument("--name", type=_label, help="keep these runs beside others of the same question and scale")
     parser.add_argument("--fresh", action="store_true", help="delete these runs and start over")
+    change = "go on with another train.batch_size, from the same sample on"
+    parser.add_argument("--allow-batch-change", action="store_true", help=change)
     start = "start the runs that have no checkpoint yet from this one, at its step"
     parser.add_argument("--from", dest="start", type=Path, metavar="FILE.ckpt", help=start)
     parser.set_defaults(verb=run)
@@ -253,6 +269,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     verify = verbs.add_parser("verify", help=verify_data.__doc__, description=verify_data.__doc__)
     verify.add_argument("folder", type=Path)
     verify.set_defaults(verb=verify_data)
+    show = verbs.add_parser("show", help=show_data.__doc__, description=show_data.__doc__)
+    show.add_argument("--run", type=Path, required=True, help="folder of a run, such as runs/noise_vs_x-digits/x")
+    show.add_argument("--step", type=int, required=True, help="counted from 1")
+    show.add_argument("--out", type=Path, help="the picture; batchNNNNNN.png in the run's folder where not given")
+    show.set_defaults(verb=show_data)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:

@@ -60,6 +60,7 @@ class Plan:
     overrides: list[str]
     label: str | None
     start: Path | None
+    allow_batch_change: bool
     command: str
 
     @property
@@ -86,6 +87,7 @@ def plan(
     overrides: list[str],
     label: str | None,
     start: Path | None = None,
+    allow_batch_change: bool = False,
 ) -> Plan:
     """Resolve a question at a scale into runs.
 
@@ -98,6 +100,7 @@ def plan(
         overrides: `key=value` words.
         label: goes to the experiment's name, so that variants lie beside each other.
         start: the checkpoint that runs without one of their own start from.
+        allow_batch_change: whether runs may go on with another train.batch_size than they had.
 
     Raises:
         UserError: for anything that is unknown, mistyped, out of range or does not fit.
@@ -131,6 +134,7 @@ def plan(
         overrides=overrides,
         label=label,
         start=start,
+        allow_batch_change=allow_batch_change,
         command=_make("experiment", question, scale, [*words, *map(shlex.quote, overrides)]),
     )
 
@@ -196,7 +200,7 @@ def _run_one(
         console.print(f"{key.name}: complete, {record.steps} steps")
         return EXIT_COMPLETE
     mirror = _mirror(plan, key, config, tracking, experiment_id)
-    record = execute_run(key, config, plan.root, folder, mirror, console, stop)
+    record = execute_run(key, config, plan.root, folder, mirror, console, stop, plan.allow_batch_change)
     if record.status == KILLED:
         console.print(f"{key.name}: stopped at step {record.step}; the same command goes on from there")
         raise StoppedError
@@ -249,7 +253,10 @@ def _refuse_changes(plan: Plan, fresh: bool) -> None:
         asked = load.resolve(plan.root, plan.question, plan.scale, key.arm, plan.overrides, key.seed)
         before, now = load.flat(load.from_yaml(path)), load.flat(asked)
         for name, field in schema.settings().items():
-            if before[name] != now[name] and not field.metadata["neutral"]:
+            allowed = field.metadata["neutral"] or (
+                plan.allow_batch_change and name == "train.batch_size" and key in plan.configs
+            )
+            if before[name] != now[name] and not allowed:
                 fix = "--fresh with all of its arms and seeds starts over" if fresh else "--fresh starts over"
                 raise UserError(
                     f"{path.relative_to(plan.root)}: {name} = {before[name]}: the run has this value, and {now[name]} "
@@ -312,7 +319,7 @@ def _prepare_data(plan: Plan, console: Console) -> None:
     for config in {c.data: c for c in plan.configs.values()}.values():
         index = build.build_data(config, plan.root)
         if index:
-            images = sum(len(shard.keys) for shards in index.splits.values() for shard in shards)
+            images = len(index.rows)
             console.print(f"built {images} images of {config.data.source} in {config.data.path}")
     fingerprints: dict[Any, str] = {}
     for key, config in plan.configs.items():

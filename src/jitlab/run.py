@@ -54,7 +54,14 @@ class Mirror:
 
 
 def execute_run(
-    key: RunKey, config: Config, root: Path, folder: Path, mirror: Mirror, console: Console, stop: StopRequest
+    key: RunKey,
+    config: Config,
+    root: Path,
+    folder: Path,
+    mirror: Mirror,
+    console: Console,
+    stop: StopRequest,
+    allow_batch_change: bool = False,
 ) -> RunRecord:
     """Train a run to its end, from its checkpoint where there is one, and return how it ended.
 
@@ -77,9 +84,10 @@ def execute_run(
     try:
         mlflow.log_text(load.to_yaml(config), CONFIG_FILE)
         if config.train.devices == 1:
-            _train(config, root, folder, mlflow, console, stop)
+            _train(config, root, folder, mlflow, console, stop, allow_batch_change)
         else:
-            run_together(partial(_take_part, config, root, folder, mlflow.id), config.train.devices, stop)
+            work = partial(_take_part, config, root, folder, mlflow.id, allow_batch_change)
+            run_together(work, config.train.devices, stop)
         status, reason = COMPLETE, None
     except (Exception, SIGTERMException) as error:
         status, reason = _why(error, folder)
@@ -93,20 +101,33 @@ def execute_run(
     return record
 
 
-def _take_part(config: Config, root: Path, folder: Path, mlflow_run_id: str, rank: int, stop: StopRequest) -> None:
+def _take_part(
+    config: Config,
+    root: Path,
+    folder: Path,
+    mlflow_run_id: str,
+    allow_batch_change: bool,
+    rank: int,
+    stop: StopRequest,
+) -> None:
     """Train a run as one of several processes; the first one keeps and shows what there is to be kept and shown."""
-    if rank == 0:
-        mlflow = MlflowRun(Tracking(root), "", folder.name, mlflow_run_id, {}, {})
-        _train(config, root, folder, mlflow, terminal(), stop)
-    else:
-        _train(config, root, folder, None, Console(quiet=True), stop)
+    mlflow = MlflowRun(Tracking(root), "", folder.name, mlflow_run_id, {}, {}) if rank == 0 else None
+    console = terminal() if rank == 0 else Console(quiet=True)
+    _train(config, root, folder, mlflow, console, stop, allow_batch_change)
 
 
 def _train(
-    config: Config, root: Path, folder: Path, mlflow: MlflowRun | None, console: Console, stop: StopRequest
+    config: Config,
+    root: Path,
+    folder: Path,
+    mlflow: MlflowRun | None,
+    console: Console,
+    stop: StopRequest,
+    allow_batch_change: bool,
 ) -> None:
     """Train a run from its checkpoint, where there is one, to its end; without `mlflow`, keep nothing of it."""
-    datamodule, module = build.build_datamodule(config, root), build.build_module(config)
+    datamodule = build.build_datamodule(config, root, allow_batch_change)
+    module = build.build_module(config)
     loggers: list[Logger] = []
     keep: Callable[[int], None] | None = None
     if mlflow:

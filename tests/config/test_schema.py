@@ -77,6 +77,7 @@ def test_what_changes_the_result_is_not_neutral():
     neutral = {key for key, field in SETTINGS.items() if field.metadata["neutral"]}
     assert neutral == {
         "data.path",
+        "data.ledger",
         "data.workers",
         "train.devices",
         "train.device_batch_size",

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from jitlab.datasets.datamodule import ShardDataModule
+from jitlab.datasets.datamodule import Reading, ShardDataModule
 from jitlab.datasets.digits import remedy
+from jitlab.datasets.images import ShardImages
+from jitlab.datasets.index import Index
 from jitlab.errors import UserError
 
 SIZE = 16
@@ -22,14 +24,23 @@ def one_line_error(*expected: object) -> Iterator[None]:
         assert str(part) in message
 
 
-def datamodule(folder: Path, **changes: Any) -> ShardDataModule:
+def reading(**changes: Any) -> Reading:
     settings: dict[str, Any] = {
-        "remedy": remedy(folder, SIZE),
         "image_size": SIZE,
         "num_classes": 10,
-        "batch_size": 100,
-        "seed": 0,
+        "decoder": "exact",
         "flip": False,
-        "workers": 0,
+        "seed": 0,
+        "window": 4,
+        "partitions": 1,
     }
-    return ShardDataModule(folder=folder, **{**settings, **changes})
+    return Reading(**{**settings, **changes})
+
+
+def datamodule(folder: Path, batch_size: int = 100, workers: int = 0, **changes: Any) -> ShardDataModule:
+    own = {name: changes.pop(name) for name in ("reference_count", "allow_batch_change") if name in changes}
+    return ShardDataModule(folder, remedy(folder, SIZE), reading(**changes), batch_size, workers, **own)
+
+
+def images_of(folder: Path, index: Index, split: str = "train", seed: int = 0, flip: bool = False) -> ShardImages:
+    return ShardImages(folder, index, split, SIZE, "exact", seed, flip)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from jitlab.datasets.digits import build_digits
+from jitlab.datasets.order import Position
 from tests.datasets.folders import datamodule, one_line_error
 
 
@@ -47,7 +48,8 @@ def test_images_and_labels_of_a_batch_have_the_declared_types(folder):
 def test_loader_has_the_length_of_an_epoch_wherever_it_starts(folder):
     module = datamodule(folder)
     assert len(module.train_dataloader()) == module.batches_per_epoch == 16
-    module.load_state_dict({"epoch": 3, "batch": 9, "fingerprint": module.index.fingerprint})
+    module.load_state_dict(at_step(datamodule(folder), 57).state_dict())
+    assert module.position_at(57) == Position(3, 900)
     assert len(module.train_dataloader()) == 16
 
 
@@ -134,3 +136,62 @@ def test_reference_images_are_the_training_set_once_whatever_the_batch_size(fold
     whole = torch.cat(list(module.reference_images()))
     assert whole.shape == (1600, 3, 16, 16)
     assert torch.equal(whole, torch.cat(list(module.reference_images(7))))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 6 worker processes")
+def test_more_workers_than_shards_is_no_error(folder):
+    alone = batches(datamodule(folder, batch_size=600), 3)
+    assert same(batches(datamodule(folder, batch_size=600, workers=6), 3), alone)
+
+
+def global_keys(module, count, world_size, step):
+    """Return the keys of the global batches that follow a step, as processes of that number see them."""
+    parts = [batches(module, count, rank, world_size, step) for rank in range(world_size)]
+    return [[key for part in parts for key in part[batch][2]] for batch in range(count)]
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_saved_by_two_processes_it_goes_on_with_one_or_four(folder, partitions):
+    def fresh():
+        return datamodule(folder, batch_size=400, partitions=partitions, flip=True)
+
+    whole = global_keys(fresh(), 8, 2, 0)
+    state = at_step(fresh(), 3).state_dict()
+    for world_size in (1, 2, 4):
+        restored = fresh()
+        restored.load_state_dict(state)
+        assert global_keys(restored, 5, world_size, 3) == whole[3:]
+
+
+def test_another_batch_size_is_refused_with_a_sentence(folder):
+    state = at_step(datamodule(folder, batch_size=400), 3).state_dict()
+    with one_line_error("train.batch_size = 200", "batches of 400", "--allow-batch-change"):
+        datamodule(folder, batch_size=200).load_state_dict(state)
+
+
+@pytest.mark.parametrize("batch_size", [100, 150, 800])
+def test_allowed_another_batch_size_takes_the_rest_of_the_epoch_once(folder, batch_size):
+    whole = [key for keys in global_keys(datamodule(folder, batch_size=200), 8, 1, 0) for key in keys]
+    restored = datamodule(folder, batch_size=batch_size, allow_batch_change=True)
+    restored.load_state_dict(at_step(datamodule(folder, batch_size=200), 3).state_dict())
+    rest = (1600 - 600) // batch_size
+    keys = [key for _, _, keys in at_step(restored, 3).train_dataloader() for key in keys]
+    assert keys == whole[600:][: rest * batch_size]
+    # Saved and restored once more, it knows of both kinds of batches.
+    again = datamodule(folder, batch_size=batch_size)
+    again.load_state_dict(at_step(restored, 3 + rest).state_dict())
+    assert (again.position_at(3 + rest).epoch, again.position_at(3 + rest).taken) == (1, 0)
+    assert again.samples_at(2) == 400
+    assert again.samples_at(4) == 600 + batch_size
+    assert [key_at(again, reference) for reference in again.batch_at(3)] == whole[400:600]
+    assert [key_at(again, reference) for reference in again.batch_at(4)] == whole[600:][:batch_size]
+
+
+def key_at(module, reference):
+    return module.images.rows[reference.index]["key"].decode()
+
+
+def test_more_partitions_than_shards_or_a_batch_too_large_for_them_are_refused(folder):
+    with one_line_error("data.partitions = 5", "4 training shards"):
+        datamodule(folder, partitions=5)
+    assert datamodule(folder, batch_size=1600, partitions=4).batches_per_epoch == 1

@@ -8,16 +8,21 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from jitlab.datasets.digits import build_digits
-from jitlab.datasets.stream import Reference, ShardImages
-from tests.datasets.folders import SIZE, datamodule
+from jitlab.datasets.index import each_shard
+from jitlab.datasets.order import Reference
+from tests.datasets.folders import SIZE, datamodule, images_of
 
 # webdataset leaves the files that it has read to the garbage collector.
 leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file .*tar:ResourceWarning")
 
 
 def all_images(folder, index, split):
-    images = ShardImages(folder, index.splits[split], 0, False, "")
+    images = images_of(folder, index, split)
     return [images[Reference(0, place)] for place in range(len(images))]
+
+
+def keys_of(rows):
+    return [key.decode() for key in rows["key"]]
 
 
 def test_building_twice_is_byte_identical(folder, tmp_path):
@@ -29,7 +34,7 @@ def test_building_twice_is_byte_identical(folder, tmp_path):
         assert first[name] == second[name], name
     # The index names the folder in its build command, and differs in nothing else.
     indices = [json.loads(files["index.json"]) for files in (first, second)]
-    assert {key for key in indices[0] if indices[0][key] != indices[1][key]} == {"build_command"}
+    assert {key for key in indices[0] if indices[0][key] != indices[1][key]} == {"command"}
 
 
 def test_rebuilding_in_place_changes_no_byte(copied):
@@ -40,7 +45,7 @@ def test_rebuilding_in_place_changes_no_byte(copied):
 
 
 def test_train_and_held_out_are_disjoint_and_hold_every_digit(index):
-    keys = {split: [key for shard in shards for key in shard.keys] for split, shards in index.splits.items()}
+    keys = {split: keys_of(index.split(split)[1]) for split in index.splits}
     assert keys.keys() == {"train", "held_out"}
     assert len(keys["held_out"]) == 197
     assert sorted(chain(*keys.values())) == [f"{row:05d}" for row in range(1797)]
@@ -48,22 +53,21 @@ def test_train_and_held_out_are_disjoint_and_hold_every_digit(index):
 
 def test_labels_are_those_of_the_rows_that_the_keys_name(index):
     target = load_digits().target
-    for shard in chain(*index.splits.values()):
-        assert [int(target[int(key)]) for key in shard.keys] == shard.labels
+    assert [int(target[int(key)]) for key in keys_of(index.rows)] == index.rows["label"].tolist()
 
 
 def test_both_splits_have_every_class(index):
-    for shards in index.splits.values():
-        assert {label for shard in shards for label in shard.labels} == set(range(10))
+    for split in index.splits:
+        assert set(index.split(split)[1]["label"].tolist()) == set(range(10))
 
 
 @leaves_files_open
 def test_webdataset_reads_the_shards_as_the_index_lists_them(folder, index):
-    for shard in chain(*index.splits.values()):
+    for shard, rows in chain(*(each_shard(*index.split(split)) for split in index.splits)):
         reader = webdataset.WebDataset(str(folder / shard.file), shardshuffle=False, empty_check=False)
         samples = list(reader.decode("rgb8"))
-        assert [sample["__key__"] for sample in samples] == shard.keys
-        assert [sample["cls"] for sample in samples] == shard.labels
+        assert [sample["__key__"] for sample in samples] == keys_of(rows)
+        assert [sample["cls"] for sample in samples] == rows["label"].tolist()
         for sample in samples:
             assert {"png", "cls", "json"} == {name for name in sample if not name.startswith("_")}
             assert sample["json"] == {"row": int(sample["__key__"]), "label": sample["cls"]}

@@ -1,16 +1,19 @@
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitlab.datasets.digits import build_digits
-from jitlab.datasets.shards import open_index, verify
-from jitlab.datasets.stream import Reference, ShardImages
+from jitlab.datasets.index import check_shards, open_index
+from jitlab.datasets.order import Reference
+from jitlab.datasets.shards import key_of
+from jitlab.datasets.verify import verify
 from jitlab.errors import UserError
-from tests.datasets.folders import SIZE, datamodule, one_line_error
+from tests.datasets.folders import SIZE, datamodule, images_of, one_line_error
 
 COMMAND = "jitlab data build digits --to-here"
 
@@ -29,7 +32,10 @@ def rewrite_index(folder, change):
 
 
 def test_index_read_back_is_the_index_that_was_built(folder, index):
-    assert asdict(open_index(folder, COMMAND)) == asdict(index)
+    opened = open_index(folder, COMMAND)
+    assert opened == index
+    np.testing.assert_array_equal(opened.rows, index.rows)
+    assert opened.fingerprint == index.fingerprint
 
 
 def test_missing_index_names_file_and_command(tmp_path):
@@ -81,18 +87,26 @@ def test_index_that_does_not_match_its_fingerprint_is_refused(copied):
         open_index(copied, COMMAND)
 
 
-def reversed_in_first_shard(field):
-    def change(content):
-        content["splits"]["train"][0][field].reverse()
-
-    return change
-
-
-@pytest.mark.parametrize("field", ["labels", "offsets", "sizes", "keys"])
-def test_index_with_other_labels_or_places_is_refused(copied, field):
-    rewrite_index(copied, reversed_in_first_shard(field))
-    with one_line_error(copied / "index.json"):
+@pytest.mark.parametrize("field", ["label", "offset", "size", "key", "crc32"])
+def test_table_with_other_labels_or_places_is_refused(copied, field):
+    rows = np.load(copied / "samples.npy")
+    rows[field][:50] = rows[field][:50][::-1].copy()
+    np.save(copied / "samples.npy", rows)
+    with one_line_error(copied / "index.json", "samples.npy"):
         open_index(copied, COMMAND)
+
+
+@given(share=st.floats(0, 1, exclude_max=True))
+@settings(deadline=None, max_examples=15)
+def test_table_cut_anywhere_is_damaged(folder, tmp_path_factory, share):
+    target = tmp_path_factory.mktemp("cut")
+    (target / "index.json").write_bytes((folder / "index.json").read_bytes())
+    with one_line_error(target / "samples.npy", COMMAND):
+        open_index(target, COMMAND)
+    content = (folder / "samples.npy").read_bytes()
+    (target / "samples.npy").write_bytes(content[: int(share * len(content))])
+    with one_line_error(target / "samples.npy", COMMAND):
+        open_index(target, COMMAND)
 
 
 def test_fingerprint_depends_on_every_shard_and_its_split(index):
@@ -121,24 +135,25 @@ def test_verify_names_the_shard_with_a_flipped_byte(folder, index, share):
         path.write_bytes(whole)
     assert len(lines) == 1
     assert str(path) in lines[0]
-    assert index.build_command in lines[0]
+    assert index.facts.command in lines[0]
 
 
 def test_image_bytes_overwritten_name_shard_sample_and_command(copied, command, index):
     shard = index.splits["train"][0]
     path = copied / shard.file
     content = bytearray(path.read_bytes())
-    content[shard.offsets[7] : shard.offsets[7] + shard.sizes[7]] = bytes(shard.sizes[7])
+    row = index.rows[7]
+    content[row["offset"] : row["offset"] + row["size"]] = bytes(int(row["size"]))
     path.write_bytes(content)
-    with one_line_error(path, shard.keys[7], command):
+    with one_line_error(path, key_of(row), command):
         datamodule(copied).images[Reference(0, 7)]
 
 
 def test_no_flipped_bit_of_an_image_passes_unnoticed(copied, index):
     shard = index.splits["train"][0]
     path = copied / shard.file
-    images = ShardImages(copied, [shard], 0, False, COMMAND)
-    whole, start, size = path.read_bytes(), shard.offsets[3], shard.sizes[3]
+    images, row = images_of(copied, index), index.rows[3]
+    whole, start, size = path.read_bytes(), int(row["offset"]), int(row["size"])
     before = images[Reference(0, 3)][0]
     damaged_but_read, lines = [], []
     with path.open("r+b") as file:
@@ -160,9 +175,9 @@ def test_no_flipped_bit_of_an_image_passes_unnoticed(copied, index):
 
 def test_shard_truncated_under_a_running_reader_is_an_error(copied, command, index):
     module = datamodule(copied)
-    shard = index.splits["train"][0]
-    (copied / shard.file).write_bytes((copied / shard.file).read_bytes()[: shard.offsets[5] + 40])
-    with one_line_error(copied / shard.file, shard.keys[5], command):
+    shard, row = index.splits["train"][0], index.rows[5]
+    (copied / shard.file).write_bytes((copied / shard.file).read_bytes()[: row["offset"] + 40])
+    with one_line_error(copied / shard.file, key_of(row), command):
         module.images[Reference(0, 5)]
 
 
@@ -177,7 +192,15 @@ def test_interrupted_build_leaves_no_index(copied, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jitlab.datasets.shards._image_ranges", killed)
+    monkeypatch.setattr("jitlab.datasets.shards.image_places", killed)
     with pytest.raises(KeyboardInterrupt):
         build_digits(copied, SIZE)
     assert not (copied / "index.json").exists()
+
+
+def test_shard_of_another_build_with_the_same_size_is_refused_before_it_is_read(copied, command, index):
+    first, other = (copied / shard.file for shard in index.splits["train"][:2])
+    size = first.stat().st_size
+    first.write_bytes(other.read_bytes().ljust(size, b"\0")[:size])
+    with one_line_error(first, key_of(index.rows[0]), "another build", command):
+        check_shards(copied, index)

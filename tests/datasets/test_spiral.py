@@ -41,13 +41,17 @@ def test_dimensions_share_points_and_order():
     torch.testing.assert_close(narrow[0] @ spiral.projection(2), wide[0] @ spiral.projection(64), atol=1e-5, rtol=0)
 
 
+def state_at(epoch, batch, module):
+    return {**module.state_dict(), "step": epoch * module.batches_per_epoch + batch}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_restored_position_gives_the_batches_that_were_left(workers):
     whole = list(module(workers=workers).train_dataloader())
     assert len(whole) == module().batches_per_epoch == 4
     assert sorted(key for _, _, keys in whole for key in keys) == [f"{i:05d}" for i in range(65536)]
     resumed = module(workers=workers)
-    resumed.load_state_dict({"epoch": 0, "batch": 2, "fingerprint": resumed.fingerprint})
+    resumed.load_state_dict(state_at(0, 2, resumed))
     for ours, theirs in zip(resumed.train_dataloader(), whole[2:], strict=True):
         assert torch.equal(ours[0], theirs[0])
         assert ours[2] == theirs[2]
@@ -55,7 +59,7 @@ def test_a_restored_position_gives_the_batches_that_were_left(workers):
 
 def test_epochs_and_seeds_have_orders_of_their_own():
     later = module()
-    later.load_state_dict({"epoch": 1, "batch": 0, "fingerprint": later.fingerprint})
+    later.load_state_dict(state_at(1, 0, later))
     first, second, other = (next(iter(m.train_dataloader()))[2] for m in (module(), later, module(seed=1)))
     assert first != second
     assert first != other

@@ -1,5 +1,6 @@
 """Training curves: the mean of each error over the steps since the last point."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from jitlab.training.module import JiTModule
 class TrainingLog(Callback):
     """Logs `train/*` every so many steps; sums stay on the device until then."""
 
-    def __init__(self, every_steps: int, images_per_step: int, images_per_epoch: int) -> None:
+    def __init__(self, every_steps: int, images_at: Callable[[int], int], images_per_epoch: int) -> None:
         self.every_steps = every_steps
-        self.images_per_step = images_per_step
+        self.images_at = images_at
         self.images_per_epoch = images_per_epoch
         self._sums: dict[str, Tensor] = {}
         self._count = 0
@@ -68,7 +69,7 @@ class TrainingLog(Callback):
         pooled = self._pooled()
         means = torch.stack(list(pooled.values())) / self._count
         metrics = {f"train/{key}": value for key, value in zip(pooled, means.tolist(), strict=True)}
-        images = trainer.global_step * self.images_per_step
+        images = self.images_at(trainer.global_step)
         metrics["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         metrics |= {"train/images": images, "train/epochs": images / self.images_per_epoch}
         log_metrics(trainer, metrics)

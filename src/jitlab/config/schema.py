@@ -15,7 +15,16 @@ STOCHASTIC = "euler_maruyama"
 # What decides which of the others have an effect.
 DECIDING = ("data.source", "model.architecture")
 # What has no effect where samples are points, or images, and what the MLP and a network without classes know of.
-IMAGE_SETTINGS = ("data.path", "data.image_size", "data.num_classes", "data.flip", "evaluation.reference_images")
+IMAGE_SETTINGS = (
+    "data.path",
+    "data.image_size",
+    "data.num_classes",
+    "data.flip",
+    "data.decoder",
+    "data.window_shards",
+    "data.partitions",
+    "evaluation.reference_images",
+)
 POINT_SETTINGS = ("data.ambient_dim",)
 CLASS_SETTINGS = (
     "objective.label_drop",
@@ -57,6 +66,16 @@ class Data:
     num_classes: int = setting(MISSING, "classes; the label of no class is one more", within="[1, inf)")
     ambient_dim: int = setting(MISSING, "dimensions that the spiral is placed in", within="[2, inf)")
     flip: bool = setting(False, "mirror every image with probability one half")
+    decoder: str = setting(
+        "fast",
+        "decoding and cropping of training images: fast is at most 2 of 255 grey levels off exact, Pillow's",
+        choices=("fast", "exact"),
+    )
+    window_shards: int = setting(16, "shards whose samples are mixed with each other", within="[1, inf)")
+    partitions: int = setting(
+        1, "groups of shards with orders of their own; the nodes of a cluster without a shared disk", within="[1, inf)"
+    )
+    ledger: bool = setting(False, "write down the sample keys of every step; some 20 bytes a sample", neutral=True)
     workers: int = setting(0, "loader processes of each training process", within="[0, 256]", neutral=True)
 
 
@@ -253,6 +272,7 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from _model_conflicts(config)
     yield from _sampler_conflicts(config.sampler)
     yield from sharing_conflicts(config)
+    yield from _partition_conflicts(config)
     low, high = config.sampler.guidance_interval
     if low >= high:
         fix = f"write [{high}, {low}]" if low > high else "the first number must be below the second"
@@ -335,6 +355,15 @@ def sharing_conflicts(config: Config) -> Iterator[tuple[str, str]]:
         )
     if config.evaluation.images < devices:
         yield "train.devices", f"is more than evaluation.images = {config.evaluation.images}; use at most that"
+
+
+def _partition_conflicts(config: Config) -> Iterator[tuple[str, str]]:
+    batch_size, partitions = config.train.batch_size, config.data.partitions
+    if batch_size % partitions:
+        yield (
+            "data.partitions",
+            f"cannot share train.batch_size = {batch_size} evenly; use {_near(partitions, batch_size)}",
+        )
 
 
 def _near(number: int, whole: int) -> str:

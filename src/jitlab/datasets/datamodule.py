@@ -1,15 +1,41 @@
 """Training batches, the held-out batch and the reference images, all from one folder of shards."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from jitlab.datasets.decode import Decoder
+from jitlab.datasets.images import ShardImages
+from jitlab.datasets.index import HELD_OUT, TRAIN, check_shards, open_index
+from jitlab.datasets.order import Order, Reference
 from jitlab.datasets.positioned import PositionedDataModule
-from jitlab.datasets.shards import Index, open_index
-from jitlab.datasets.stream import Reference, ShardImages
 from jitlab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read.
+
+    Args:
+        image_size: pixels; the shards' own, where they are cropped.
+        num_classes: the shards' own.
+        decoder: of the training images; those that are compared with generated ones are decoded exactly.
+        flip: whether to mirror training images at random.
+        seed: of the order and the flips.
+        window: shards whose samples are mixed.
+        partitions: groups of shards, each with an order of its own.
+    """
+
+    image_size: int
+    num_classes: int
+    decoder: Decoder
+    flip: bool
+    seed: int
+    window: int
+    partitions: int
 
 
 class ShardDataModule(PositionedDataModule):
@@ -19,38 +45,35 @@ class ShardDataModule(PositionedDataModule):
         self,
         folder: Path,
         remedy: str,
-        image_size: int,
-        num_classes: int,
+        reading: Reading,
         batch_size: int,
-        seed: int,
-        flip: bool,
         workers: int,
         reference_count: int = 0,
+        allow_batch_change: bool = False,
     ) -> None:
-        """Open the index.
+        """Open the index and check the shards.
 
         Args:
             folder: where the shards are.
             remedy: how to come by them, for error messages.
-            image_size: pixels; must be the shards' own.
-            num_classes: must be the shards' own.
+            reading: how images are read, and in which order.
             batch_size: images of an optimizer step, over all processes.
-            seed: of the order and the flips.
-            flip: whether to mirror images at random.
             workers: loader processes.
             reference_count: training images that generated ones are compared with; 0 for all.
+            allow_batch_change: whether to go on from a state with another batch size.
 
         Raises:
             UserError: for missing or damaged shards, or shards that do not fit these settings.
         """
         self.folder = folder
+        self.reading = reading
         self.index = open_index(folder, remedy)
-        self._check_fit(image_size, num_classes)
-        shards = self.index.splits["train"]
-        super().__init__(
-            folder, [len(shard.keys) for shard in shards], self.index.fingerprint, batch_size, seed, workers
-        )
-        self.images = ShardImages(folder, shards, seed, flip, self.index.build_command)
+        self._check_fit()
+        check_shards(folder, self.index)
+        sizes = [shard.samples for shard in self.index.split(TRAIN)[0]]
+        order = Order(sizes, batch_size, reading.seed, reading.window, reading.partitions)
+        super().__init__(folder, order, self.index.fingerprint, workers, allow_batch_change)
+        self.images = self._images(TRAIN, reading.decoder, reading.flip)
         if reference_count > len(self.images):
             raise UserError(
                 f"evaluation.reference_images = {reference_count}: {folder} has {len(self.images)} training images; "
@@ -64,8 +87,7 @@ class ShardDataModule(PositionedDataModule):
 
     def held_out(self, count: int) -> tuple[Tensor, Tensor]:
         """Return the first `count` held-out images (count, 3, H, W) uint8 and their labels (count,)."""
-        shards = self.index.splits["held_out"]
-        images = ShardImages(self.folder, shards, self.seed, False, self.index.build_command)
+        images = self._images(HELD_OUT)
         if count > len(images):
             raise UserError(
                 f"evaluation.held_out_images = {count}: {self.folder} holds out {len(images)}; use at most that"
@@ -78,21 +100,24 @@ class ShardDataModule(PositionedDataModule):
 
         Shards are written in a shuffled order, so that the first are a random sample.
         """
-        shards = self.index.splits["train"]
-        images = ShardImages(self.folder, shards, self.seed, False, self.index.build_command)
+        images = self._images(TRAIN)
         for start in range(0, self.reference_count, batch_size):
             indices = range(start, min(start + batch_size, self.reference_count))
             yield torch.stack([images[Reference(0, index)][0] for index in indices])
 
-    def _check_fit(self, image_size: int, num_classes: int) -> None:
-        index: Index = self.index
-        wrong = {
-            "data.image_size": (image_size, index.image_size),
-            "data.num_classes": (num_classes, index.num_classes),
-        }
-        for key, (given, found) in wrong.items():
-            if given != found:
-                raise UserError(
-                    f"{self.folder}: {key} = {given}: the shards have {found}; set {key}={found}, or data.path to "
-                    "another folder"
-                )
+    def _images(self, split: str, decoder: Decoder = "exact", flip: bool = False) -> ShardImages:
+        reading = self.reading
+        return ShardImages(self.folder, self.index, split, reading.image_size, decoder, reading.seed, flip)
+
+    def _check_fit(self) -> None:
+        facts, asked = self.index.facts, self.reading
+        if facts.image_size not in (None, asked.image_size):
+            self._refuse("data.image_size", asked.image_size, facts.image_size)
+        if facts.num_classes != asked.num_classes:
+            self._refuse("data.num_classes", asked.num_classes, facts.num_classes)
+
+    def _refuse(self, key: str, given: int, found: int | None) -> None:
+        raise UserError(
+            f"{self.folder}: {key} = {given}: the shards have {found}; set {key}={found}, or data.path to another "
+            "folder"
+        )

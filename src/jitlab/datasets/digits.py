@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jitlab.datasets.building import build
 from jitlab.datasets.crop import center_crop
-from jitlab.datasets.shards import Index, Sample, build
+from jitlab.datasets.index import HELD_OUT, TRAIN, Facts, Index
+from jitlab.datasets.shards import Sample
 from jitlab.randomness import numpy_generator
 
 NAME = "digits"
 NUM_CLASSES = 10
 SIGNAL_SIZE = 8
-HELD_OUT = 197
+HELD_OUT_IMAGES = 197
 SAMPLES_PER_SHARD = 400
 
 
@@ -47,14 +49,14 @@ def build_digits(folder: Path, image_size: int) -> Index:
             encoded = io.BytesIO()
             image.convert("RGB").save(encoded, "PNG")
             label = int(digits.target[place])
-            yield Sample(f"{place:05d}", encoded.getvalue(), label, {"row": int(place), "label": label})
+            yield Sample(f"{place:05d}", encoded.getvalue(), "png", label, {"row": int(place), "label": label})
 
-    return build(
-        folder,
-        {"train": samples(order[HELD_OUT:]), "held_out": samples(order[:HELD_OUT])},
-        SAMPLES_PER_SHARD,
+    facts = Facts(
         source=NAME,
         image_size=image_size,
         num_classes=NUM_CLASSES,
-        build_command=build_command(folder, image_size),
+        classes=[str(digit) for digit in range(NUM_CLASSES)],
+        command=build_command(folder, image_size),
     )
+    splits = {TRAIN: samples(order[HELD_OUT_IMAGES:]), HELD_OUT: samples(order[:HELD_OUT_IMAGES])}
+    return build(folder, splits, SAMPLES_PER_SHARD, facts)

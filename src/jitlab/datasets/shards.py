@@ -1,181 +1,132 @@
-"""WebDataset shards with an index: written once, checked before use, read by byte offset.
+"""One shard: a plain WebDataset tar file, and the table that says where in it every image is.
 
-A folder holds tar files (`key.png`, `key.cls`, `key.json` for each sample) and `index.json`, which knows every
-image's place in them, so that any sample can be read without reading those before it.
+A sample is `key.EXTENSION` (the encoded image), `key.cls` (its label) and `key.json` (what else is known of it).
 """
 
 import hashlib
-import io
 import json
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from jitlab.errors import UserError
-from jitlab.files import write_bytes, write_json
+import numpy as np
 
-INDEX_FILE = "index.json"
-FORMAT = "jitlab-shards/1"
+from jitlab.files import replacing
+
+# What an image may be stored as; other members of a tar belong to a sample but are not its image.
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "ppm", "qoi", "bmp", "gif", "tif", "tiff")
+# A name in a tar file has room for 100 bytes, extension and number included.
+LONGEST_KEY = 80
+Rows = np.ndarray[Any, np.dtype[np.void]]
+"""A table of samples: key, label, offset and size of the image in its tar file, and the image's CRC-32."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image; `image` is an encoded PNG, `facts` go to `key.json`."""
+    """One labelled image as it is stored; `facts` go to `key.json`."""
 
     key: str
     image: bytes
+    extension: str
     label: int
     facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file and, for each of its samples, key, label and the image's byte range and CRC-32."""
+    """A tar file: its name, its size in bytes, its SHA-256 and the number of its samples."""
 
     file: str
     bytes: int
     sha256: str
-    keys: list[str]
-    labels: list[int]
-    offsets: list[int]
-    sizes: list[int]
-    checksums: list[int]
+    samples: int
 
 
-@dataclass(frozen=True)
-class Index:
-    """What a folder of shards holds; `fingerprint` changes with any byte of a shard and with any place or label."""
-
-    source: str
-    image_size: int
-    num_classes: int
-    build_command: str
-    splits: dict[str, list[Shard]]
-
-    @property
-    def fingerprint(self) -> str:
-        """Return a hash of everything that the index says of the shards."""
-        splits = {split: [asdict(shard) for shard in shards] for split, shards in self.splits.items()}
-        return hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
+def row_type(key_bytes: int) -> np.dtype[np.void]:
+    """Return the type of a row of a table whose keys have at most so many bytes."""
+    fields = [("key", f"S{key_bytes}"), ("label", "<i4"), ("offset", "<i8"), ("size", "<i4"), ("crc32", "<u4")]
+    return np.dtype(fields)
 
 
-def build(
-    folder: Path,
-    splits: Mapping[str, Iterable[Sample]],
-    samples_per_shard: int,
-    *,
-    source: str,
-    image_size: int,
-    num_classes: int,
-    build_command: str,
-) -> Index:
-    """Write each split's samples as shards, in the order given, then the index.
+def key_of(row: np.void) -> str:
+    """Return a row's key."""
+    return bytes(row["key"]).decode()
 
-    The same samples give the same bytes. The index is written last, so a folder with an index is complete.
+
+def table(rows: Iterable[tuple[str, int, int, int, int]]) -> Rows:
+    """Return a table of rows (key, label, offset, size, crc32)."""
+    encoded = [(row[0].encode(), *row[1:]) for row in rows]
+    return np.array(encoded, row_type(max((len(row[0]) for row in encoded), default=1)))
+
+
+def join(tables: Iterable[Rows]) -> Rows:
+    """Return the rows of several tables as one table."""
+    parts = list(tables)
+    whole = np.empty(sum(map(len, parts)), row_type(max((part.dtype["key"].itemsize for part in parts), default=1)))
+    start = 0
+    for part in parts:
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> tuple[Shard, Rows]:
+    """Write samples as they come, one in memory at a time, and replace `path` by them once all are on the disk.
+
+    The same samples give the same bytes. Raises OSError where they cannot be written.
     """
-    (folder / INDEX_FILE).unlink(missing_ok=True)
-    shards = {
-        split: [
-            _write_shard(folder / f"{split}-{number:05d}.tar", group)
-            for number, group in enumerate(_groups(samples, samples_per_shard))
-        ]
-        for split, samples in splits.items()
-    }
-    index = Index(source, image_size, num_classes, build_command, shards)
-    write_json(folder / INDEX_FILE, {"format": FORMAT, "fingerprint": index.fingerprint, **asdict(index)})
-    return index
-
-
-def open_index(folder: Path, remedy: str) -> Index:
-    """Read a folder's index and check that every shard is there in its full size.
-
-    Args:
-        folder: where the shards are.
-        remedy: what to do where there is no usable index, for error messages.
-
-    Raises:
-        UserError: naming the file that is missing or damaged and what to do about it.
-    """
-    path = folder / INDEX_FILE
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such index of shards; {remedy}")
-    try:
-        content = json.loads(path.read_text())
-        if content.pop("format") != FORMAT:
-            raise ValueError(f"expected format {FORMAT}")
-        fingerprint = content.pop("fingerprint")
-        content["splits"] = {split: [Shard(**shard) for shard in shards] for split, shards in content["splits"].items()}
-        index = Index(**content)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path}: is damaged ({error}); {remedy}") from error
-    if index.fingerprint != fingerprint:
-        raise UserError(f"{path}: does not match its own fingerprint; {remedy}")
-    for split in index.splits.values():
-        for shard in split:
-            _check_size(folder / shard.file, shard.bytes, index.build_command)
-    return index
-
-
-def verify(folder: Path, index: Index) -> Iterator[str]:
-    """Read every shard whole and yield one line for each whose contents are not what the index says."""
-    for shards in index.splits.values():
-        for shard in shards:
-            digest = hashlib.sha256((folder / shard.file).read_bytes()).hexdigest()
-            if digest != shard.sha256:
-                yield f"{folder / shard.file}: contents differ from the index; build it again: {index.build_command}"
-
-
-def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    iterator = iter(samples)
-    while group := list(islice(iterator, size)):
-        yield group
-
-
-def _check_size(path: Path, expected: int, build_command: str) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: shard is missing; build it again: {build_command}")
-    if (size := path.stat().st_size) != expected:
-        raise UserError(f"{path}: shard has {size} bytes, its index says {expected}; build it again: {build_command}")
-
-
-def _write_shard(path: Path, samples: list[Sample]) -> Shard:
     # Imported here: nothing that only reads shards needs webdataset.
     import webdataset
 
-    tar = io.BytesIO()
-    with webdataset.TarWriter(tar, encoder=False, mtime=0, user="jitlab", group="jitlab") as writer:
-        for sample in samples:
-            writer.write(
-                {
-                    "__key__": sample.key,
-                    "png": sample.image,
-                    "cls": str(sample.label).encode(),
-                    "json": json.dumps(dict(sample.facts), sort_keys=True).encode(),
-                }
-            )
-    content = tar.getvalue()
-    write_bytes(path, content)
-    images = _image_ranges(content)
-    return Shard(
-        file=path.name,
-        bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        keys=[sample.key for sample in samples],
-        labels=[sample.label for sample in samples],
-        offsets=[images[sample.key][0] for sample in samples],
-        sizes=[images[sample.key][1] for sample in samples],
-        checksums=[zlib.crc32(sample.image) for sample in samples],
-    )
+    labels: dict[str, tuple[int, int]] = {}
+    with replacing(path) as file:
+        hashed = _Hashed(file)
+        with webdataset.TarWriter(hashed, encoder=False, mtime=0, user="jitlab", group="jitlab") as writer:
+            for sample in samples:
+                labels[sample.key] = sample.label, zlib.crc32(sample.image)
+                facts = json.dumps(dict(sample.facts), sort_keys=True).encode()
+                label = str(sample.label).encode()
+                writer.write({"__key__": sample.key, sample.extension: sample.image, "cls": label, "json": facts})
+        file.flush()
+        with Path(file.name).open("rb") as written:
+            places = {key: (offset, size) for key, _, offset, size in image_places(written)}
+    rows = table((key, label, *places[key], crc) for key, (label, crc) in labels.items())
+    return Shard(path.name, hashed.bytes, hashed.sha256.hexdigest(), len(rows)), rows
 
 
-def _image_ranges(tar: bytes) -> dict[str, tuple[int, int]]:
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-        return {
-            member.name.removesuffix(".png"): (member.offset_data, member.size)
-            for member in archive
-            if member.name.endswith(".png")
-        }
+def image_places(tar: BinaryIO) -> Iterator[tuple[str, str, int, int]]:
+    """Yield key, extension, byte offset and size of every image of a tar file, in their order.
+
+    Raises tarfile.TarError where it is no tar file or is cut off within a header.
+    """
+    with tarfile.open(fileobj=tar, mode="r:") as archive:
+        for member in archive:
+            key, extension = split_name(member.name)
+            if member.isfile() and extension in IMAGE_EXTENSIONS:
+                yield key, extension, member.offset_data, member.size
+            # Or the archive would keep a million members.
+            archive.members = []  # type: ignore[attr-defined]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return a member's key and its extension in small letters, as WebDataset parts them: at the first dot."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+class _Hashed:
+    """A file to write to that knows the size and the hash of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        self.bytes += len(content)
+        return self.file.write(content)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from jitlab.datasets.order import Order, Reference
 from jitlab.datasets.positioned import PositionedDataModule
-from jitlab.datasets.stream import Reference
 from jitlab.errors import UserError
 from jitlab.randomness import numpy_generator
 
@@ -74,13 +74,16 @@ class SpiralPoints(Dataset[tuple[Tensor, int, str]]):
 class SpiralDataModule(PositionedDataModule):
     """Serves the spiral, placed in D dimensions."""
 
-    def __init__(self, dimensions: int, batch_size: int, seed: int, workers: int) -> None:
+    def __init__(
+        self, dimensions: int, batch_size: int, seed: int, workers: int, allow_batch_change: bool = False
+    ) -> None:
         """Place the spiral in `dimensions`; the rest is as for any data.
 
         Raises:
             UserError: for a batch of more points than there are.
         """
-        super().__init__("the spiral", [SPLITS["train"]], fingerprint(dimensions), batch_size, seed, workers)
+        order = Order([SPLITS["train"]], batch_size, seed, window=1)
+        super().__init__("the spiral", order, fingerprint(dimensions), workers, allow_batch_change)
         self.projection = projection(dimensions)
 
     def train_set(self) -> Dataset[Any]:

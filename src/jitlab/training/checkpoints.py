@@ -1,6 +1,7 @@
 """Checkpoint files: whole or not there, and read without running code from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
         """Read a checkpoint; raises UserError where it is missing, damaged or holds more than tensors and numbers."""
-        try:
+        with _told(path, self.remedy):
             return super().load_checkpoint(path, map_location, weights_only)
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: there is no such checkpoint") from error
-        except OSError as error:
-            raise UserError(
-                f"{path}: checkpoint cannot be read ({error.strerror or error}); mend that first"
-            ) from error
-        except MemoryError:
-            raise
-        except Exception as error:
-            # Torch's unpickler meets damaged files with almost any exception.
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path}: checkpoint is damaged ({reason}); {self.remedy}") from error
+
+
+def mapped_checkpoint(path: Path) -> dict[str, Any]:
+    """Open a checkpoint without reading its tensors into memory; raises UserError where it cannot be opened."""
+    with _told(path, "name a checkpoint that jitlab wrote"):
+        content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return content
+
+
+@contextmanager
+def _told(path: _PATH, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such checkpoint") from error
+    except OSError as error:
+        raise UserError(f"{path}: checkpoint cannot be read ({error.strerror or error}); mend that first") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Torch's unpickler meets damaged files with almost any exception.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: checkpoint is damaged ({reason}); {remedy}") from error

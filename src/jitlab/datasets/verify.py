@@ -1,0 +1,16 @@
+"""Reading shards whole, and comparing them with their index."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from jitlab.datasets.index import Index
+
+
+def verify(folder: Path, index: Index) -> Iterator[str]:
+    """Read every shard whole and yield one line for each whose contents are not what the index says."""
+    for shards in index.splits.values():
+        for shard in shards:
+            digest = hashlib.sha256((folder / shard.file).read_bytes()).hexdigest()
+            if digest != shard.sha256:
+                yield f"{folder / shard.file}: contents differ from the index; build it again: {index.facts.command}"
