@@ -11,8 +11,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         """Keep the message on one line, whatever of the user's input it repeats."""
-        # A loader worker's error comes back with the worker's traceback around it.
-        super().__init__(" ".join(message.rpartition("UserError: ")[2].split()))
+        super().__init__(_one_line(self, message))
 
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows instead of a traceback: IPython asks for it by this name."""
@@ -21,6 +20,10 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that failed on its own account: told on one line, exit code 1, the other arms go on."""
+
+    def __init__(self, message: str) -> None:
+        """Keep the message on one line."""
+        super().__init__(_one_line(self, message))
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -34,3 +37,8 @@ def nearest(name: str, known: list[str]) -> str:
         return "there are none"
     shown = ", ".join(known[:MOST_NAMES])
     return f"expected one of {shown}" + (", ..." if len(known) > MOST_NAMES else "")
+
+
+def _one_line(error: Exception, message: str) -> str:
+    # A loader worker's error comes back with the worker's traceback around it.
+    return " ".join(message.rpartition(f"{type(error).__name__}: ")[2].split())
