@@ -16,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from rich.console import Console
 
 from jitlab.callbacks.checkpointing import Checkpointing
+from jitlab.callbacks.damage_count import DamageCount
 from jitlab.callbacks.drawing import POINTS_INCHES, STRIP_INCHES, Draw, draw_images, draw_points
 from jitlab.callbacks.ema import Ema
 from jitlab.callbacks.evaluation import Evaluation, EvaluationSettings
@@ -30,9 +31,13 @@ from jitlab.callbacks.training_log import TrainingLog
 from jitlab.config import load, schema
 from jitlab.config.schema import Config, Data, Model
 from jitlab.datasets import digits, imagenet, spiral
+from jitlab.datasets.cache import GIGABYTE, ShardCache
+from jitlab.datasets.damage import DAMAGE_FILE, Damage, damaged_samples
 from jitlab.datasets.datamodule import Reading, ShardDataModule
 from jitlab.datasets.index import INDEX_FILE, Index
+from jitlab.datasets.remote import is_remote
 from jitlab.datasets.spiral import SpiralDataModule
+from jitlab.datasets.store import open_store
 from jitlab.diffusion.objective import Objective
 from jitlab.diffusion.path import Clip
 from jitlab.errors import UserError
@@ -65,14 +70,14 @@ SETTLED_WARNINGS = (
 )
 
 
-def data_folder(config: Config, root: Path) -> Path:
-    """Return the folder of the shards; a relative path is below the repository."""
-    return root / config.data.path
+def data_path(config: Config, root: Path) -> str:
+    """Return the folder of the shards, where a relative one is below the repository, or their URL."""
+    return config.data.path if is_remote(config.data.path) else str(root / config.data.path)
 
 
 def data_place(config: Config, root: Path) -> str:
     """Say where the samples come from, for messages."""
-    return "the spiral" if config.data.source == spiral.NAME else str(data_folder(config, root))
+    return "the spiral" if config.data.source == spiral.NAME else data_path(config, root)
 
 
 def num_classes(config: Config) -> int:
@@ -82,23 +87,39 @@ def num_classes(config: Config) -> int:
 
 def build_data(config: Config, root: Path) -> Index | None:
     """Build the shards where they are missing and can be made from what is installed; return their index if so."""
-    if config.data.source != digits.NAME:
+    if config.data.source != digits.NAME or is_remote(config.data.path):
         return None
-    folder = data_folder(config, root)
+    folder = root / config.data.path
     if (folder / INDEX_FILE).exists():
         return None
     return digits.build_digits(folder, config.data.image_size)
 
 
-def build_datamodule(config: Config, root: Path, allow_batch_change: bool = False) -> DataModule:
-    """Open the data; raises UserError where shards are missing, damaged or others than the settings say."""
+def build_datamodule(
+    config: Config, root: Path, run: Path | None = None, allow_batch_change: bool = False
+) -> DataModule:
+    """Open the data.
+
+    Args:
+        config: of the run.
+        root: the repository.
+        run: the run's folder, where damaged samples that are tolerated are written down; None tolerates none.
+        allow_batch_change: whether to go on from a state with another batch size.
+
+    Raises:
+        UserError: where shards are missing, damaged or others than the settings say.
+        RunError: where a server stays away or silent.
+    """
     data, batch_size = config.data, config.train.batch_size
     if data.source == spiral.NAME:
         return SpiralDataModule(data.ambient_dim, batch_size, config.seed, data.workers, allow_batch_change)
-    folder = data_folder(config, root)
+    path = data_path(config, root)
+    cache = ShardCache(root / data.cache, int(data.cache_gb * GIGABYTE))
+    index, store = open_store(path, REMEDIES[data.source](path, data.image_size), cache)
     return ShardDataModule(
-        folder,
-        remedy=REMEDIES[data.source](folder, data.image_size),
+        path,
+        index,
+        store,
         reading=Reading(
             image_size=data.image_size,
             num_classes=data.num_classes,
@@ -111,6 +132,7 @@ def build_datamodule(config: Config, root: Path, allow_batch_change: bool = Fals
         batch_size=batch_size,
         workers=data.workers,
         reference_count=config.evaluation.reference_images,
+        damage=Damage(run / DAMAGE_FILE, data.skip_damaged) if run and data.skip_damaged else None,
         allow_batch_change=allow_batch_change,
     )
 
@@ -286,7 +308,10 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         config.evaluation.grid_every_steps,
     )
     saved_config = SavedConfig(load.to_yaml(config))
-    ledger = [Ledger(context.checkpoint.parent, epoch_at)] if config.data.ledger else []
+    folder = context.checkpoint.parent
+    asked: list[Callback] = [Ledger(folder, epoch_at)] if config.data.ledger else []
+    if config.data.skip_damaged:
+        asked.append(DamageCount(every, partial(damaged_samples, folder / DAMAGE_FILE), progress.warn))
     checkpointing = Checkpointing(context.checkpoint, saved_every, context.stop, context.on_saved)
     return _trainer(
         config,
@@ -295,12 +320,12 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
         strategy="ddp" if config.train.devices > 1 else "auto",
         logger=context.loggers,
         callbacks=[
-            *(ema, saved_config, throughput, training_log, *ledger, progress),
+            *(ema, saved_config, throughput, training_log, *asked, progress),
             *(checkpointing, grid, strip, evaluation),
         ],
         # The processes are jitlab's own, whatever else this runs under.
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],
-        default_root_dir=context.checkpoint.parent,
+        default_root_dir=folder,
         use_distributed_sampler=False,
     )
 

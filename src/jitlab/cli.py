@@ -1,15 +1,20 @@
 """The command line: verbs that import what they need when they are called, so that help is instant."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from jitlab.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from jitlab.datasets.cache import ShardCache
 
 EXIT_RUN_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 FILES_TOLD = 16
 SHEET_PIXELS = 144
+NO_INDEX = "build the shards with jitlab data build, or index those that are there with jitlab data index"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -105,18 +110,61 @@ def build_data(arguments: argparse.Namespace) -> int:
 
 
 def verify_data(arguments: argparse.Namespace) -> int:
-    """Read shards whole and compare them with their index."""
-    from jitlab.datasets.index import open_index
+    """Read and decode all of the shards and compare them with their index."""
+    from jitlab.console import shard_progress
+    from jitlab.datasets.parallel import cores
+    from jitlab.datasets.store import open_store
     from jitlab.datasets.verify import verify
 
-    index = open_index(arguments.folder, "see jitlab data build --help")
-    faults = list(verify(arguments.folder, index))
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    if not faults:
-        shards = sum(map(len, index.splits.values()))
-        print(f"{arguments.folder}: {shards} shards are as their index says, fingerprint {index.fingerprint[:12]}")
-    return 1 if faults else 0
+    index, store = open_store(arguments.folder, NO_INDEX, _cache())
+    damaged = False
+    with shard_progress("verifying") as progress:
+        for fault in verify(index, store, arguments.workers or cores(), progress):
+            print(fault, file=sys.stderr)
+            damaged = True
+    if damaged:
+        return 1
+    shards = sum(map(len, index.splits.values()))
+    print(
+        f"{arguments.folder}: {shards} shards with {len(index.rows)} images are as their index says, fingerprint "
+        f"{index.fingerprint[:12]}"
+    )
+    return 0
+
+
+def index_data(arguments: argparse.Namespace) -> int:
+    """Write the index of WebDataset shards that are there already."""
+    from jitlab.console import shard_progress
+    from jitlab.datasets.index import HELD_OUT, TRAIN
+    from jitlab.datasets.indexing import index_shards
+    from jitlab.datasets.parallel import cores
+    from jitlab.datasets.remote import is_remote
+
+    if is_remote(arguments.source) and arguments.out is None:
+        raise UserError(f"{arguments.source}: is on a server; name a folder for its index with --out")
+    out = arguments.out or Path(arguments.source)
+    if not is_remote(arguments.source) and out.resolve() != Path(arguments.source).resolve():
+        raise UserError(f"--out {out}: belongs to shards on a server; the index of a folder is written into it")
+    words = ["jitlab", "data", "index", arguments.source, *(["--out", str(out)] if arguments.out else [])]
+    words += [word for pattern in arguments.held_out for word in ("--held-out", pattern)]
+    words += ["--num-classes", str(arguments.num_classes)] if arguments.num_classes else []
+    with shard_progress("indexing") as progress:
+        index = index_shards(
+            arguments.source,
+            out,
+            arguments.held_out,
+            arguments.num_classes,
+            arguments.workers or cores(),
+            shlex.join(words),
+            progress,
+        )
+    counts = ", ".join(f"{len(index.split(split)[1])} {split}" for split in (TRAIN, HELD_OUT))
+    size = f" of {index.facts.image_size} px" if index.facts.image_size else ""
+    print(
+        f"{out}: {counts} images{size}, {index.facts.num_classes} classes, fingerprint {index.fingerprint[:12]}\n"
+        f"train on them with data.source=imagenet data.path={out} data.num_classes={index.facts.num_classes}"
+    )
+    return 0
 
 
 def info_data(arguments: argparse.Namespace) -> int:
@@ -124,10 +172,12 @@ def info_data(arguments: argparse.Namespace) -> int:
     from jitlab.console import console
     from jitlab.data_info import Serving, contact_sheet, describe
     from jitlab.datasets.images import ShardImages
-    from jitlab.datasets.index import TRAIN, check_shards, open_index
+    from jitlab.datasets.index import TRAIN
+    from jitlab.datasets.remote import is_remote
+    from jitlab.datasets.store import check_store, open_store
 
-    index = open_index(arguments.folder, "see jitlab data build --help")
-    check_shards(arguments.folder, index)
+    index, store = open_store(arguments.folder, NO_INDEX, _cache())
+    check_store(index, store)
     terminal = console()
     describe(
         arguments.folder,
@@ -135,11 +185,19 @@ def info_data(arguments: argparse.Namespace) -> int:
         Serving(arguments.batch_size, arguments.window_shards, arguments.partitions),
         terminal,
     )
-    images = ShardImages(arguments.folder, index, TRAIN, SHEET_PIXELS, "exact", seed=0, flip=False)
-    sheet = arguments.sheet or arguments.folder / "contact_sheet.png"
+    images = ShardImages(index, store, TRAIN, SHEET_PIXELS, "exact", seed=0, flip=False)
+    sheet = arguments.sheet or Path("." if is_remote(arguments.folder) else arguments.folder) / "contact_sheet.png"
     count = contact_sheet(images, index.facts.classes, sheet)
     terminal.print(f"{sheet}: {count} training images", highlight=False, soft_wrap=True)
     return 0
+
+
+def _cache() -> "ShardCache":
+    from jitlab.config.load import repository
+    from jitlab.config.schema import Data
+    from jitlab.datasets.cache import GIGABYTE, ShardCache
+
+    return ShardCache(repository() / Data.cache, int(Data.cache_gb * GIGABYTE))
 
 
 def show_data(arguments: argparse.Namespace) -> int:
@@ -291,10 +349,19 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--out", type=Path, required=True, help="folder of the shards")
     build.set_defaults(verb=build_data)
     verify = verbs.add_parser("verify", help=verify_data.__doc__, description=verify_data.__doc__)
-    verify.add_argument("folder", type=Path)
+    verify.add_argument("folder", help="folder or URL of the index")
+    verify.add_argument("--workers", type=_at_least_one, help="processes; one a core where not given")
     verify.set_defaults(verb=verify_data)
+    index = verbs.add_parser("index", help=index_data.__doc__, description=index_data.__doc__)
+    index.add_argument("source", metavar="DIR|URL", help="of the shards, or such as https://host/train-{000..123}.tar")
+    index.add_argument("--out", type=Path, help="folder of the index, for shards on a server")
+    patterns = "shards that are not trained on, such as 'val-*.tar'; those named val, test or held_out where not given"
+    index.add_argument("--held-out", action="append", default=[], metavar="PATTERN", help=patterns)
+    index.add_argument("--num-classes", type=_at_least_one, help="one more than the highest label where not given")
+    index.add_argument("--workers", type=_at_least_one, help="processes; one a core where not given")
+    index.set_defaults(verb=index_data)
     info = verbs.add_parser("info", help=info_data.__doc__, description=info_data.__doc__)
-    info.add_argument("folder", type=Path)
+    info.add_argument("folder", help="folder or URL of the index")
     info.add_argument("--batch-size", type=_at_least_one, default=256, help="of the batches that are told about")
     info.add_argument("--window-shards", type=_at_least_one, default=16, help="as data.window_shards")
     info.add_argument("--partitions", type=_at_least_one, default=1, help="as data.partitions")

@@ -14,6 +14,7 @@ from jitlab.datasets.images import ShardImages
 from jitlab.datasets.index import TRAIN, Index
 from jitlab.datasets.mixing import mixing
 from jitlab.datasets.order import Order, Reference
+from jitlab.datasets.store import RemoteStore
 from jitlab.errors import UserError
 from jitlab.files import write_bytes
 
@@ -30,7 +31,7 @@ class Serving:
     partitions: int
 
 
-def describe(folder: Path, index: Index, serving: Serving, console: Console) -> None:
+def describe(path: str, index: Index, serving: Serving, console: Console) -> None:
     """Print counts, classes, sizes and how well the order mixes.
 
     Raises:
@@ -38,7 +39,7 @@ def describe(folder: Path, index: Index, serving: Serving, console: Console) -> 
     """
     facts = index.facts
     size = f"{facts.image_size} x {facts.image_size} px" if facts.image_size else "as they came, cropped when read"
-    console.print(f"{folder}: {facts.source}, {size}, {facts.num_classes} classes", highlight=False, soft_wrap=True)
+    console.print(f"{path}: {facts.source}, {size}, {facts.num_classes} classes", highlight=False, soft_wrap=True)
     console.print(f"made by    {facts.command}", highlight=False, soft_wrap=True)
     console.print(f"fingerprint {index.fingerprint}", highlight=False, soft_wrap=True)
     console.print(_splits(index))
@@ -53,13 +54,17 @@ def describe(folder: Path, index: Index, serving: Serving, console: Console) -> 
 
 
 def contact_sheet(images: ShardImages, names: Sequence[str], path: Path) -> int:
-    """Write one picture of training images spread over the whole split, their classes below them; return how many."""
-    count = min(SHOWN, len(images))
+    """Write one picture of training images, their classes below them; return how many.
+
+    They are spread over the whole split, or over its first shard where every other one would have to be fetched.
+    """
+    among = int(images.starts[1]) if isinstance(images.store, RemoteStore) else len(images)
+    count = min(SHOWN, among)
     rows = -(-count // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + CAPTION)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for place in range(count):
-        image, label, _ = images[Reference(0, place * len(images) // count)]
+        image, label, _ = images[Reference(0, place * among // count)]
         left, top = place % COLUMNS * SIDE, place // COLUMNS * (SIDE + CAPTION)
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (left, top))

@@ -326,7 +326,7 @@ def _prepare_data(plan: Plan, console: Console) -> None:
         # Opened once for arms that ask the same of it: the index of a million images takes seconds to read.
         asked = config.data, config.train.batch_size, config.evaluation.reference_images
         if asked not in fingerprints:
-            fingerprints[asked] = build.build_datamodule(config, plan.root).fingerprint
+            fingerprints[asked] = build.build_datamodule(config, plan.root, plan.run_folder(key)).fingerprint
         for name, record in _records(plan).items():
             if record.arm == key.arm and record.data_fingerprint not in (None, fingerprints[asked]):
                 raise UserError(

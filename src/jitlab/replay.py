@@ -60,7 +60,7 @@ def _opened(root: Path, run: Path) -> tuple[ShardDataModule, int]:
             f"--run {run}: has no {CONFIG_FILE}; name the folder of a run, such as runs/noise_vs_x-digits/x"
         )
     config = load.from_yaml(run / CONFIG_FILE)
-    datamodule = build.build_datamodule(config, root, allow_batch_change=True)
+    datamodule = build.build_datamodule(config, root, run, allow_batch_change=True)
     if not isinstance(datamodule, ShardDataModule):
         raise UserError(f"--run {run}: was trained on points; only images can be shown")
     checkpoint = run / CHECKPOINT_FILE
@@ -80,7 +80,7 @@ def _references(datamodule: ShardDataModule, run: Path, step: int) -> tuple[list
     wanted = np.array([key.encode() for key in keys])
     places = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
     if missing := [key for key, place in zip(wanted, places, strict=True) if known[place] != key]:
-        raise UserError(f"{run}: the ledger has sample {missing[0].decode()}; {datamodule.folder} has no such sample")
+        raise UserError(f"{run}: the ledger has sample {missing[0].decode()}; {datamodule.what} has no such sample")
     return [Reference(epoch, int(place)) for place in places], "from the ledger"
 
 

@@ -126,7 +126,7 @@ def _train(
     allow_batch_change: bool,
 ) -> None:
     """Train a run from its checkpoint, where there is one, to its end; without `mlflow`, keep nothing of it."""
-    datamodule = build.build_datamodule(config, root, allow_batch_change)
+    datamodule = build.build_datamodule(config, root, folder, allow_batch_change)
     module = build.build_module(config)
     loggers: list[Logger] = []
     keep: Callable[[int], None] | None = None

@@ -77,6 +77,9 @@ def test_what_changes_the_result_is_not_neutral():
     neutral = {key for key, field in SETTINGS.items() if field.metadata["neutral"]}
     assert neutral == {
         "data.path",
+        "data.cache",
+        "data.cache_gb",
+        "data.skip_damaged",
         "data.ledger",
         "data.workers",
         "train.devices",

@@ -22,7 +22,7 @@ def index(shards):
 
 @pytest.fixture(scope="session")
 def command(folder) -> str:
-    return build_command(folder, SIZE)
+    return build_command(str(folder), SIZE)
 
 
 @pytest.fixture

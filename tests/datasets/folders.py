@@ -8,7 +8,8 @@ import pytest
 from jitlab.datasets.datamodule import Reading, ShardDataModule
 from jitlab.datasets.digits import remedy
 from jitlab.datasets.images import ShardImages
-from jitlab.datasets.index import Index
+from jitlab.datasets.index import Index, open_index
+from jitlab.datasets.store import LocalStore
 from jitlab.errors import UserError
 
 SIZE = 16
@@ -37,10 +38,15 @@ def reading(**changes: Any) -> Reading:
     return Reading(**{**settings, **changes})
 
 
+def local(folder: Path, index: Index) -> LocalStore:
+    return LocalStore(folder, f"build it again: {index.facts.command}")
+
+
 def datamodule(folder: Path, batch_size: int = 100, workers: int = 0, **changes: Any) -> ShardDataModule:
-    own = {name: changes.pop(name) for name in ("reference_count", "allow_batch_change") if name in changes}
-    return ShardDataModule(folder, remedy(folder, SIZE), reading(**changes), batch_size, workers, **own)
+    own = {name: changes.pop(name) for name in ("reference_count", "allow_batch_change", "damage") if name in changes}
+    index = open_index(folder, remedy(str(folder), SIZE))
+    return ShardDataModule(str(folder), index, local(folder, index), reading(**changes), batch_size, workers, **own)
 
 
 def images_of(folder: Path, index: Index, split: str = "train", seed: int = 0, flip: bool = False) -> ShardImages:
-    return ShardImages(folder, index, split, SIZE, "exact", seed, flip)
+    return ShardImages(index, local(folder, index), split, SIZE, "exact", seed, flip)

@@ -172,7 +172,7 @@ def test_going_on_deep_in_an_epoch_of_imagenet_takes_under_two_seconds():
 
 
 def flips(images, epoch, count=60):
-    plain = images_of(images.folder, images.index)
+    plain = images_of(images.store.folder, images.index)
     flipped = []
     for place in range(count):
         image, unflipped = images[Reference(epoch, place)][0], plain[Reference(0, place)][0]

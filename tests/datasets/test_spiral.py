@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -41,8 +43,9 @@ def test_dimensions_share_points_and_order():
     torch.testing.assert_close(narrow[0] @ spiral.projection(2), wide[0] @ spiral.projection(64), atol=1e-5, rtol=0)
 
 
-def state_at(epoch, batch, module):
-    return {**module.state_dict(), "step": epoch * module.batches_per_epoch + batch}
+def at_step(made, step):
+    made.trainer = SimpleNamespace(global_step=step, global_rank=0, world_size=1)
+    return made
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -51,15 +54,15 @@ def test_a_restored_position_gives_the_batches_that_were_left(workers):
     assert len(whole) == module().batches_per_epoch == 4
     assert sorted(key for _, _, keys in whole for key in keys) == [f"{i:05d}" for i in range(65536)]
     resumed = module(workers=workers)
-    resumed.load_state_dict(state_at(0, 2, resumed))
+    resumed.load_state_dict(at_step(module(), 2).state_dict())
+    at_step(resumed, 2)
     for ours, theirs in zip(resumed.train_dataloader(), whole[2:], strict=True):
         assert torch.equal(ours[0], theirs[0])
         assert ours[2] == theirs[2]
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    later = module()
-    later.load_state_dict(state_at(1, 0, later))
+    later = at_step(module(), module().batches_per_epoch)
     first, second, other = (next(iter(m.train_dataloader()))[2] for m in (module(), later, module(seed=1)))
     assert first != second
     assert first != other

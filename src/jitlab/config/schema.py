@@ -23,6 +23,9 @@ IMAGE_SETTINGS = (
     "data.decoder",
     "data.window_shards",
     "data.partitions",
+    "data.cache",
+    "data.cache_gb",
+    "data.skip_damaged",
     "evaluation.reference_images",
 )
 POINT_SETTINGS = ("data.ambient_dim",)
@@ -61,7 +64,16 @@ class Data:
     source: str = setting(
         MISSING, "data set: images in shards, or a spiral of points", choices=("digits", "imagenet", "spiral")
     )
-    path: str = setting(MISSING, "folder of the shards, relative to the repository or absolute", neutral=True)
+    path: str = setting(
+        MISSING, "folder of the shards, relative to the repository or absolute, or its URL", neutral=True
+    )
+    cache: str = setting("data/cache", "folder for local copies of the shards at a URL", neutral=True)
+    cache_gb: float = setting(
+        100.0, "what data.cache may hold, in units of 10^9 bytes", within="(0, inf)", neutral=True
+    )
+    skip_damaged: int = setting(
+        0, "damaged samples that are replaced by others before the run is stopped", within="[0, inf)", neutral=True
+    )
     image_size: int = setting(MISSING, "height and width of an image, pixels", within="[8, inf)")
     num_classes: int = setting(MISSING, "classes; the label of no class is one more", within="[1, inf)")
     ambient_dim: int = setting(MISSING, "dimensions that the spiral is placed in", within="[2, inf)")

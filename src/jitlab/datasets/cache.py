@@ -27,6 +27,7 @@ from jitlab.datasets import remote
 from jitlab.datasets.remote import Patience, WrongFileError
 from jitlab.errors import UserError
 
+GIGABYTE = 10**9
 POLL_SECONDS = 0.05
 # Held for a listing of the folder.
 ROOM_POLL_SECONDS = 0.01

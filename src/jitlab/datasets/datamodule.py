@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from jitlab.datasets.cache import GIGABYTE
+from jitlab.datasets.damage import Damage
 from jitlab.datasets.decode import Decoder
 from jitlab.datasets.images import ShardImages
-from jitlab.datasets.index import HELD_OUT, TRAIN, check_shards, open_index
-from jitlab.datasets.order import Order, Reference
+from jitlab.datasets.index import HELD_OUT, TRAIN, Index
+from jitlab.datasets.order import Order, Position, Reference
 from jitlab.datasets.positioned import PositionedDataModule
+from jitlab.datasets.prefetch import Prefetcher
+from jitlab.datasets.store import RemoteStore, Store, check_store
 from jitlab.errors import UserError
 
 
@@ -43,43 +46,53 @@ class ShardDataModule(PositionedDataModule):
 
     def __init__(
         self,
-        folder: Path,
-        remedy: str,
+        what: str,
+        index: Index,
+        store: Store,
         reading: Reading,
         batch_size: int,
         workers: int,
         reference_count: int = 0,
+        damage: Damage | None = None,
         allow_batch_change: bool = False,
     ) -> None:
-        """Open the index and check the shards.
+        """Check the shards.
 
         Args:
-            folder: where the shards are.
-            remedy: how to come by them, for error messages.
+            what: folder or URL of the index, for error messages.
+            index: of the shards.
+            store: where the shards are.
             reading: how images are read, and in which order.
             batch_size: images of an optimizer step, over all processes.
             workers: loader processes.
             reference_count: training images that generated ones are compared with; 0 for all.
+            damage: counts the damaged samples that are tolerated; None where none is.
             allow_batch_change: whether to go on from a state with another batch size.
 
         Raises:
             UserError: for missing or damaged shards, or shards that do not fit these settings.
+            RunError: where a server stays away or silent.
         """
-        self.folder = folder
+        self.index = index
+        self.store = store
         self.reading = reading
-        self.index = open_index(folder, remedy)
-        self._check_fit()
-        check_shards(folder, self.index)
-        sizes = [shard.samples for shard in self.index.split(TRAIN)[0]]
-        order = Order(sizes, batch_size, reading.seed, reading.window, reading.partitions)
-        super().__init__(folder, order, self.index.fingerprint, workers, allow_batch_change)
+        self.damage = damage
+        self._check_fit(what)
+        check_store(index, store, damage.limit if damage else 0)
+        shards = index.split(TRAIN)[0]
+        order = Order([s.samples for s in shards], batch_size, reading.seed, reading.window, reading.partitions)
+        super().__init__(what, order, index.fingerprint, workers, allow_batch_change)
         self.images = self._images(TRAIN, reading.decoder, reading.flip)
         if reference_count > len(self.images):
             raise UserError(
-                f"evaluation.reference_images = {reference_count}: {folder} has {len(self.images)} training images; "
+                f"evaluation.reference_images = {reference_count}: {what} has {len(self.images)} training images; "
                 "use at most that, or 0 for all"
             )
         self.reference_count = reference_count or len(self.images)
+        self._prefetcher: Prefetcher | None = None
+        self._announced: list[int] = []
+        if isinstance(store, RemoteStore):
+            self._check_cache(store)
 
     def train_set(self) -> ShardImages:
         """Return the training images, flipped where they are to be."""
@@ -90,7 +103,7 @@ class ShardDataModule(PositionedDataModule):
         images = self._images(HELD_OUT)
         if count > len(images):
             raise UserError(
-                f"evaluation.held_out_images = {count}: {self.folder} holds out {len(images)}; use at most that"
+                f"evaluation.held_out_images = {count}: {self.what} holds out {len(images)}; use at most that"
             )
         rows = [images[Reference(0, index)] for index in range(count)]
         return torch.stack([image for image, _, _ in rows]), torch.tensor([label for _, label, _ in rows])
@@ -105,19 +118,47 @@ class ShardDataModule(PositionedDataModule):
             indices = range(start, min(start + batch_size, self.reference_count))
             yield torch.stack([images[Reference(0, index)][0] for index in indices])
 
+    def announce(self, position: Position) -> None:
+        """Fetch the shards that come next, where they are not here, once for a machine and a window of shards."""
+        if not isinstance(self.store, RemoteStore) or (self.trainer and self.trainer.local_rank):
+            return
+        if self._prefetcher is None:
+            self._prefetcher = Prefetcher(self.store.cache)
+        upcoming = self.order.upcoming(position)
+        if upcoming != self._announced:
+            self._announced = upcoming
+            self._prefetcher.prefetch([self.store.remote(self.images.shards[number]) for number in upcoming])
+
+    def teardown(self, stage: str) -> None:  # noqa: ARG002
+        """End what was fetching."""
+        if self._prefetcher:
+            self._prefetcher.close()
+            self._prefetcher = None
+
     def _images(self, split: str, decoder: Decoder = "exact", flip: bool = False) -> ShardImages:
         reading = self.reading
-        return ShardImages(self.folder, self.index, split, reading.image_size, decoder, reading.seed, flip)
+        return ShardImages(self.index, self.store, split, reading.image_size, decoder, reading.seed, flip, self.damage)
 
-    def _check_fit(self) -> None:
+    def _check_fit(self, what: str) -> None:
         facts, asked = self.index.facts, self.reading
         if facts.image_size not in (None, asked.image_size):
-            self._refuse("data.image_size", asked.image_size, facts.image_size)
+            self._refuse(what, "data.image_size", asked.image_size, facts.image_size)
         if facts.num_classes != asked.num_classes:
-            self._refuse("data.num_classes", asked.num_classes, facts.num_classes)
+            self._refuse(what, "data.num_classes", asked.num_classes, facts.num_classes)
 
-    def _refuse(self, key: str, given: int, found: int | None) -> None:
+    def _refuse(self, what: str, key: str, given: int, found: int | None) -> None:
         raise UserError(
-            f"{self.folder}: {key} = {given}: the shards have {found}; set {key}={found}, or data.path to another "
-            "folder"
+            f"{what}: {key} = {given}: the shards have {found}; set {key}={found}, or data.path to another folder"
         )
+
+    def _check_cache(self, store: RemoteStore) -> None:
+        """Refuse a cache that cannot hold what is read while the next is fetched."""
+        sizes = sorted((shard.bytes for shard in self.images.shards), reverse=True)
+        held = min(2 * self.reading.window * self.reading.partitions, len(sizes))
+        needed = sum(sizes[:held])
+        if needed > store.cache.max_bytes:
+            raise UserError(
+                f"data.cache_gb = {store.cache.max_bytes / GIGABYTE:g}: {held} shards are in use at a time (two "
+                f"windows of data.window_shards = {self.reading.window} in each partition) and have "
+                f"{needed / GIGABYTE:.3g} GB; raise data.cache_gb or lower data.window_shards"
+            )

@@ -21,12 +21,12 @@ HELD_OUT_IMAGES = 197
 SAMPLES_PER_SHARD = 400
 
 
-def build_command(folder: Path, image_size: int) -> str:
+def build_command(folder: str, image_size: int) -> str:
     """Return the command that builds these shards."""
-    return f"jitlab data build {NAME} --image-size {image_size} --out {shlex.quote(str(folder))}"
+    return f"jitlab data build {NAME} --image-size {image_size} --out {shlex.quote(folder)}"
 
 
-def remedy(folder: Path, image_size: int) -> str:
+def remedy(folder: str, image_size: int) -> str:
     """Say what to do where these shards are missing or damaged."""
     return f"build it: {build_command(folder, image_size)}"
 
@@ -56,7 +56,7 @@ def build_digits(folder: Path, image_size: int) -> Index:
         image_size=image_size,
         num_classes=NUM_CLASSES,
         classes=[str(digit) for digit in range(NUM_CLASSES)],
-        command=build_command(folder, image_size),
+        command=build_command(str(folder), image_size),
     )
     splits = {TRAIN: samples(order[HELD_OUT_IMAGES:]), HELD_OUT: samples(order[:HELD_OUT_IMAGES])}
     return build(folder, splits, SAMPLES_PER_SHARD, facts)

@@ -1,11 +1,9 @@
 """ImageNet: what its shards are to be like, which nothing here can make from what is installed."""
 
-from pathlib import Path
-
 NAME = "imagenet"
 
 
-def remedy(folder: Path, image_size: int) -> str:
+def remedy(folder: str, image_size: int) -> str:
     """Say what to do where these shards are missing or damaged."""
     return (
         f"expected ImageNet in {folder} as WebDataset shards train-*.tar and held_out-*.tar (key.png of "

@@ -3,18 +3,17 @@
 import os
 import zlib
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jitlab.datasets.decode import Decoder, decode
+from jitlab.datasets.damage import Damage, DamagedError, DamagedShardError
+from jitlab.datasets.decode import DamagedImageError, Decoder, decode
 from jitlab.datasets.index import Index
 from jitlab.datasets.order import Reference
 from jitlab.datasets.shards import key_of
-from jitlab.errors import UserError
+from jitlab.datasets.store import Store
 from jitlab.randomness import seed_of
 
 # A process may have some thousand files open, an epoch as many shards.
@@ -25,66 +24,103 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
     """The images of a split, cropped and flipped as they are read."""
 
     def __init__(
-        self, folder: Path, index: Index, split: str, image_size: int, decoder: Decoder, seed: int, flip: bool
+        self,
+        index: Index,
+        store: Store,
+        split: str,
+        image_size: int,
+        decoder: Decoder,
+        seed: int,
+        flip: bool,
+        damage: Damage | None = None,
     ) -> None:
         """Prepare to read.
 
         Args:
-            folder: where the shards are.
-            index: says where in them the images are.
+            index: says where in the shards the images are.
+            store: where the shards are.
             split: which of them.
             image_size: pixels to crop to.
             decoder: how.
             seed: of the flips.
             flip: whether to mirror images at random.
+            damage: counts damaged samples, each of which is replaced by the next one that is whole; None for none.
         """
-        self.folder = folder
         self.index = index
+        self.store = store
         self.shards, self.rows = index.split(split)
         self.image_size = image_size
         self.decoder = decoder
         self.seed = seed
         self.flip = flip
+        self.damage = damage
         self.starts = np.cumsum([0, *(shard.samples for shard in self.shards)])
         self._files: OrderedDict[int, int] = OrderedDict()
+        self._lost: dict[int, DamagedShardError] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, reference: Reference) -> tuple[Tensor, int, str]:
-        """Return image (3, H, W) uint8, label and key; raises UserError where it cannot be read."""
-        row = self.rows[reference.index]
-        key = key_of(row)
-        image = self._image(reference.index, row, key)
-        if self.flip and seed_of("flip", self.seed, reference.epoch, key) % 2:
-            image = image.flip(-1)
-        return image, int(row["label"]), key
+        """Return image (3, H, W) uint8, label and key.
+
+        Raises:
+            DamagedError: where it cannot be read, or more samples than are tolerated could not.
+            UserError: where the local cache cannot hold its shard.
+            RunError: where a server stays away or silent.
+        """
+        place = reference.index
+        while True:
+            try:
+                return self._sample(place, reference.epoch)
+            except DamagedError as error:
+                if self.damage is None:
+                    raise
+                self.damage.tolerate(key_of(self.rows[place]), error)
+                place = self._next(place, error)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": OrderedDict()}
 
-    def _image(self, place: int, row: np.void, key: str) -> Tensor:
-        number = int(np.searchsorted(self.starts, place, side="right")) - 1
-        path = self.folder / self.shards[number].file
-        encoded = os.pread(self._file(number, path), int(row["size"]), int(row["offset"]))
+    def _sample(self, place: int, epoch: int) -> tuple[Tensor, int, str]:
+        row, number = self.rows[place], self._shard(place)
+        key = key_of(row)
+        encoded = os.pread(self._file(number), int(row["size"]), int(row["offset"]))
         try:
             # Pillow decodes some damaged images without a word.
             if zlib.crc32(encoded) != row["crc32"]:
-                raise ValueError("its checksum is not the index's")
-            return decode(encoded, self.image_size, self.decoder)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"{path}: sample {key}: image is damaged ({error}); build it again: {self.index.facts.command}"
+                raise DamagedImageError("its checksum is not the index's")
+            image = decode(encoded, self.image_size, self.decoder)
+        except DamagedImageError as error:
+            where = self.store.place(self.shards[number])
+            raise DamagedError(
+                f"{where}: sample {key}: image is damaged ({error}); {self.store.remedy}, or tolerate some with "
+                "data.skip_damaged"
             ) from error
+        if self.flip and seed_of("flip", self.seed, epoch, key) % 2:
+            image = image.flip(-1)
+        return image, int(row["label"]), key
 
-    def _file(self, number: int, path: Path) -> int:
+    def _next(self, place: int, error: DamagedError) -> int:
+        if isinstance(error, DamagedShardError):
+            place = int(self.starts[self._shard(place) + 1]) - 1
+        return (place + 1) % len(self.rows)
+
+    def _shard(self, place: int) -> int:
+        return int(np.searchsorted(self.starts, place, side="right")) - 1
+
+    def _file(self, number: int) -> int:
         if number in self._files:
             self._files.move_to_end(number)
             return self._files[number]
+        if number in self._lost:
+            raise self._lost[number]
         try:
-            opened = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; build it again: {self.index.facts.command}") from error
+            opened = self.store.open(self.shards[number])
+        except DamagedShardError as error:
+            # Not to be fetched again for every one of its samples.
+            self._lost[number] = error
+            raise
         if len(self._files) >= MOST_OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
         self._files[number] = opened

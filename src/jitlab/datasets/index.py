@@ -7,7 +7,6 @@ mapped into memory, so that all processes of a machine share one copy of a milli
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jitlab.datasets.shards import Rows, Shard, join, key_of
+from jitlab.datasets.shards import Rows, Shard, join
 from jitlab.errors import UserError
 from jitlab.files import write_bytes, write_json
 
@@ -23,8 +22,6 @@ INDEX_FILE = "index.json"
 SAMPLES_FILE = "samples.npy"
 FORMAT = "jitlab-shards/2"
 TRAIN, HELD_OUT = "train", "held_out"
-# Of a tar file: its header before each member, and the room for a name in it.
-TAR_BLOCK, NAME_BYTES = 512, 100
 
 
 @dataclass(frozen=True)
@@ -120,43 +117,12 @@ def open_index(folder: Path, remedy: str) -> Index:
     return index
 
 
-def check_shards(folder: Path, index: Index) -> None:
-    """Check that every shard beside the index is there, in its full size, and begins and ends as the index says.
-
-    Raises:
-        UserError: naming the shard and the command that makes it again.
-    """
-    for shards, rows in map(index.split, index.splits):
-        for shard, own in each_shard(shards, rows):
-            if fault := shard_fault(folder / shard.file, shard, own):
-                raise UserError(f"{folder / shard.file}: {fault}; build it again: {index.facts.command}")
-
-
-def shard_fault(path: Path, shard: Shard, rows: Rows) -> str | None:
-    """Say what is wrong with a local shard, as far as its size and its first and last sample tell."""
-    try:
-        size = path.stat().st_size
-        if size != shard.bytes:
-            return f"shard has {size} bytes, its index says {shard.bytes}"
-        with path.open("rb") as file:
-            strange = [key_of(row) for row in rows[[0, -1]] if not _is_at(file.fileno(), row)] if len(rows) else []
-    except FileNotFoundError:
-        return "shard is missing"
-    return f"shard has no sample {strange[0]} where its index says; it is of another build" if strange else None
-
-
 def each_shard(shards: Sequence[Shard], rows: Rows) -> Iterator[tuple[Shard, Rows]]:
     """Yield each shard of a split with its own rows."""
     start = 0
     for shard in shards:
         yield shard, rows[start : start + shard.samples]
         start += shard.samples
-
-
-def _is_at(file: int, row: np.void) -> bool:
-    # The header before an image begins with its name, or with as much of it as there is room for.
-    name = (bytes(row["key"]) + b".")[:NAME_BYTES]
-    return os.pread(file, len(name), int(row["offset"]) - TAR_BLOCK) == name
 
 
 def _open_rows(path: Path, remedy: str) -> Rows:

@@ -78,6 +78,29 @@ class Order:
         """Return the shards of a partition in the order in which an epoch comes to them."""
         return self._shuffled(group, self._generator(group, epoch))
 
+    def upcoming(self, start: Position) -> list[int]:
+        """Return the shards of the window that a position is in and of the next one, of each partition in turn."""
+        found = [
+            self._window(group, start.epoch, self._window_number(group, start) + ahead)
+            for ahead in range(2)
+            for group in range(self.partitions)
+        ]
+        return [int(shard) for window in found for shard in window]
+
+    def _window_number(self, group: int, start: Position) -> int:
+        shards = self.shards(start.epoch, group)
+        ends = np.cumsum([self.shard_sizes[shard] for shard in shards])
+        passed = int(np.searchsorted(ends, start.taken // self.partitions, side="right"))
+        return min(passed, len(shards) - 1) // self.window
+
+    def _window(self, group: int, epoch: int, number: int) -> np.ndarray:
+        """Return a window of an epoch, counted on into the next epoch where it has no such window."""
+        shards = self.shards(epoch, group)
+        windows = -(-len(shards) // self.window)
+        if number >= windows:
+            return self._window(group, epoch + 1, number - windows)
+        return shards[number * self.window :][: self.window]
+
     def _partition(self, group: int, epoch: int) -> np.ndarray:
         generator = self._generator(group, epoch)
         shuffled = self._shuffled(group, generator)
@@ -104,8 +127,19 @@ class PositionSampler(Sampler[list[Reference]]):
     says. The length is always that of a whole epoch: a loader without one loses a batch at every resume.
     """
 
-    def __init__(self, order: Order, rank: int, world_size: int, position: Callable[[], Position]) -> None:
-        """Prepare to serve process `rank` of `world_size`; `position` says what was trained on."""
+    def __init__(
+        self,
+        order: Order,
+        rank: int,
+        world_size: int,
+        position: Callable[[], Position],
+        announce: Callable[[Position], None] = lambda _: None,
+    ) -> None:
+        """Prepare to serve process `rank` of `world_size`.
+
+        `position` says what was trained on; `announce` is told where each batch begins before it is handed out.
+        """
+        self.announce = announce
         self.order = order
         self.rank = rank
         self.world_size = world_size
@@ -117,5 +151,6 @@ class PositionSampler(Sampler[list[Reference]]):
     def __iter__(self) -> Iterator[list[Reference]]:
         start = self.position()
         local = self.order.batch_size // self.world_size
-        for batch in self.order.batches(start):
+        for number, batch in enumerate(self.order.batches(start)):
+            self.announce(Position(start.epoch, start.taken + number * self.order.batch_size))
             yield [Reference(start.epoch, int(index)) for index in batch[self.rank * local :][:local]]

@@ -1,7 +1,6 @@
 """A data module whose state is a position, from which the samples that follow are known."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +25,7 @@ class PositionedDataModule(LightningDataModule):
     """Serves a data set of samples, labels and keys in the order that belongs to a seed."""
 
     def __init__(
-        self, what: Path | str, order: Order, fingerprint: str, workers: int, allow_batch_change: bool = False
+        self, what: str, order: Order, fingerprint: str, workers: int, allow_batch_change: bool = False
     ) -> None:
         """Prepare to serve an order.
 
@@ -62,6 +61,9 @@ class PositionedDataModule(LightningDataModule):
         """Return the first `count` held-out samples (count, ...) as stored, and their labels (count,)."""
         raise NotImplementedError
 
+    def announce(self, position: Position) -> None:
+        """Be told where the batch begins that is handed out next; data that come from far prepare for it."""
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this process's part of every batch, from the restored position on."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -70,7 +72,7 @@ class PositionedDataModule(LightningDataModule):
                 f"train.batch_size = {self.order.batch_size}: cannot be shared by {world_size} processes; use a "
                 "multiple"
             )
-        sampler = PositionSampler(self.order, rank, world_size, self.position)
+        sampler = PositionSampler(self.order, rank, world_size, self.position, self.announce)
         return DataLoader(
             self.train_set(),
             batch_sampler=sampler,
