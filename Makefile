@@ -11,10 +11,10 @@ ARGS  ?=
 RUN   := $(EXP) $(if $(SCALE),--scale $(SCALE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment report ui data notebooks test lint types clean
+.PHONY: help setup experiment report ui data notebooks bench-data test lint types clean
 
 help:  ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  EXP=noise_vs_x SCALE=digits ARGS="--seeds 3 train.steps=1200" go to experiment; EXP and SCALE to report and ui'
 
 setup: $(STAMP)  ## Make the environment (about 6 GB in .venv)
@@ -35,12 +35,15 @@ notebooks: $(STAMP)  ## Execute the notebooks again, in place; trains noise_vs_x
 	@$(BIN)/jitlab run noise_vs_x
 	@$(BIN)/python notebooks/execute.py notebooks/*.ipynb
 
+bench-data: $(STAMP)  ## Measure data loading beside its peers (ARGS=--memory: its memory over an epoch)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data_loading $(ARGS)
+
 test: $(STAMP)  ## Run the quick tests (ARGS="-m slow" for the slow ones)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## Check style and the import rule
-	@$(BIN)/ruff check src tests notebooks
-	@$(BIN)/ruff format --check src tests notebooks
+	@$(BIN)/ruff check src tests benchmarks notebooks
+	@$(BIN)/ruff format --check src tests benchmarks notebooks
 	@$(BIN)/lint-imports --no-logo
 
 types: $(STAMP)  ## Check types
