@@ -35,7 +35,7 @@ def decode(encoded: bytes, size: int, decoder: Decoder) -> Tensor:
         encoded: the file's bytes.
         size: pixels.
         decoder: `exact` decodes and crops with Pillow, to the bit. `fast` takes simplejpeg and torch's antialiased
-            resize for JPEGs: at most 2 grey levels from `exact`, 0.003 on average over photographs. Whatever it
+            resize for JPEGs: at most 2 grey levels from `exact`, about 0.003 on average over photographs. Whatever it
             cannot take (other formats, CMYK, a JPEG with a fault that Pillow tolerates) is decoded exactly.
 
     Raises:
