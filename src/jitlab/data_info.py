@@ -18,7 +18,7 @@ from jitlab.datasets.store import RemoteStore
 from jitlab.errors import UserError
 from jitlab.files import write_bytes
 
-SHOWN, COLUMNS, SIDE, CAPTION = 48, 8, 144, 20
+SHOWN, COLUMNS, SIDE, GAP, CAPTION = 48, 8, 144, 6, 20
 FEWEST_TOLD = 3
 
 
@@ -61,15 +61,15 @@ def contact_sheet(images: ShardImages, names: Sequence[str], path: Path) -> int:
     among = int(images.starts[1]) if isinstance(images.store, RemoteStore) else len(images)
     count = min(SHOWN, among)
     rows = -(-count // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + CAPTION)), "white")
+    sheet = Image.new("RGB", (COLUMNS * (SIDE + GAP) + GAP, rows * (SIDE + CAPTION) + GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for place in range(count):
         image, label, _ = images[Reference(0, place * among // count)]
-        left, top = place % COLUMNS * SIDE, place // COLUMNS * (SIDE + CAPTION)
+        left, top = GAP + place % COLUMNS * (SIDE + GAP), GAP + place // COLUMNS * (SIDE + CAPTION)
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (left, top))
         caption = names[label] if label < len(names) else str(label)
-        draw.text((left + 4, top + SIDE + 2), caption[:20], fill="black", font=font)
+        draw.text((left, top + SIDE + 2), caption[:20], fill="black", font=font)
     encoded = io.BytesIO()
     sheet.save(encoded, "PNG")
     write_bytes(path, encoded.getvalue())
