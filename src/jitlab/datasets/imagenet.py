@@ -20,7 +20,7 @@ from jitlab.datasets.index import HELD_OUT, TRAIN, Facts
 from jitlab.datasets.shards import Sample
 from jitlab.datasets.sources import Source, Table, find_images, read_image
 from jitlab.datasets.validation import flat_validation
-from jitlab.datasets.workspace import workspace
+from jitlab.datasets.workspace import Recipe, workspace
 from jitlab.errors import UserError, nearest
 from jitlab.randomness import numpy_generator
 
@@ -211,15 +211,14 @@ def _tables(options: Options, training: Source, held_out: Source) -> dict[str, T
     return {TRAIN: training.table[order], HELD_OUT: held_out.table[held_out_order]}
 
 
-def _recipe(options: Options, training: Source, held_out: Source) -> dict[str, str | int | None]:
-    cropped = options.store == "crop"
+def _recipe(options: Options, training: Source, held_out: Source) -> Recipe:
+    crops = {"format": options.format, "image_size": options.image_size} if options.store == "crop" else {}
     return {
         "source": NAME,
         "images": training.identity,
         "held_out": options.held_out if isinstance(options.held_out, int) else held_out.identity,
         "store": options.store,
-        "format": options.format if cropped else None,
-        "image_size": options.image_size if cropped else None,
+        **crops,
         "seed": options.seed,
         "samples_per_shard": options.samples_per_shard,
     }

@@ -66,11 +66,11 @@ def check_recipe(folder: Path, found: Recipe, asked: Recipe) -> None:
     if not found:
         raise UserError(f"{folder}: holds shards that this command did not build; choose another folder with --out")
     differences = [
-        f"{key} {found.get(key)!r}, not {asked.get(key)!r}"
-        for key in sorted(found.keys() | asked.keys())
-        if found.get(key) != asked.get(key)
+        f"{key} {found[key]!r}, not {asked[key]!r}"
+        for key in sorted(found.keys() & asked.keys())
+        if found[key] != asked[key]
     ]
-    if differences:
+    if found != asked:
         raise UserError(
             f"{folder}: holds a build with {'; '.join(differences)}; ask for the same, choose another folder with "
             "--out, or delete this one"
