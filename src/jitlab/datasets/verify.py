@@ -13,4 +13,4 @@ def verify(folder: Path, index: Index) -> Iterator[str]:
         for shard in shards:
             digest = hashlib.sha256((folder / shard.file).read_bytes()).hexdigest()
             if digest != shard.sha256:
-                yield f"{folder / shard.file}: contents differ from the index; build it again: {index.facts.command}"
+                yield f"{folder / shard.file}: contents differ from the index; delete it and build it again: {index.facts.command}"
