@@ -13,4 +13,6 @@ def verify(folder: Path, index: Index) -> Iterator[str]:
         for shard in shards:
             digest = hashlib.sha256((folder / shard.file).read_bytes()).hexdigest()
             if digest != shard.sha256:
-                yield f"{folder / shard.file}: contents differ from the index; delete it and build it again: {index.facts.command}"
+                # Building takes a shard of the right size for whole.
+                again = f"delete it and build it again: {index.facts.command}"
+                yield f"{folder / shard.file}: contents differ from the index; {again}"
