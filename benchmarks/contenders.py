@@ -1,9 +1,9 @@
 """Ways to read the same photographs: jitlab, torchvision's ImageFolder, webdataset, and the decoder alone."""
 
-import json
 import multiprocessing
 import time
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from jitlab.datasets.building import build
 from jitlab.datasets.crop import center_crop
 from jitlab.datasets.datamodule import Reading, ShardDataModule
 from jitlab.datasets.decode import Decoder, decode
-from jitlab.datasets.index import TRAIN, Facts
-from jitlab.datasets.shards import Sample
+from jitlab.datasets.index import TRAIN, Facts, open_index, write_index
+from jitlab.datasets.shards import Rows, Sample, Shard, write_shard
+from jitlab.datasets.store import local_store
 
 Batches = Iterable[Sequence[Any]]  # (B, 3, H, W) uint8 comes first
 
@@ -29,14 +29,18 @@ Batches = Iterable[Sequence[Any]]  # (B, 3, H, W) uint8 comes first
 def write_shards(folder: Path, images: Iterable[tuple[int, bytes]], classes: int, samples_per_shard: int) -> None:
     """Write (label, JPEG) as shards of originals, keyed by number."""
     samples = (Sample(f"{number:06d}", encoded, "jpg", label, {}) for number, (label, encoded) in enumerate(images))
-    build(folder, {TRAIN: samples}, samples_per_shard, Facts("photographs", None, classes, [], "make bench-data"))
+    shards: list[tuple[Shard, Rows]] = []
+    while group := list(islice(samples, samples_per_shard)):
+        shards.append(write_shard(folder / f"train-{len(shards):05d}.tar", group))
+    write_index(folder, Facts("photographs", None, classes, [], "make bench-data"), {TRAIN: shards})
 
 
 def open_jitlab(folder: Path, decoder: Decoder, size: int, batch_size: int, workers: int) -> Batches:
     """Return jitlab's own loader of an epoch."""
-    classes = json.loads((folder / "index.json").read_text())["num_classes"]
-    reading = Reading(size, classes, decoder, flip=True, seed=0, window=4, partitions=1)
-    return ShardDataModule(folder, "make bench-data", reading, batch_size, workers).train_dataloader()
+    index = open_index(folder, "make bench-data")
+    reading = Reading(size, index.facts.num_classes, decoder, flip=True, seed=0, window=4, partitions=1)
+    store = local_store(folder, index)
+    return ShardDataModule(str(folder), index, store, reading, batch_size, workers).train_dataloader()
 
 
 def open_image_folder(folder: Path, size: int, batch_size: int, workers: int) -> Batches:

@@ -12,6 +12,7 @@ from PIL import Image
 from jitlab import build
 from jitlab.cli import main
 from jitlab.config import load
+from jitlab.datasets.building import Plan, ShardLog
 from jitlab.datasets.building import build as build_shards
 from jitlab.datasets.index import Facts
 from jitlab.datasets.shards import Sample
@@ -21,6 +22,7 @@ from jitlab.randomness import numpy_generator
 
 USER_ERROR = 2
 SIDE, CLASSES = 32, 4
+COUNTS = {"train": 24, "held_out": 4}
 SHRUNKEN = [
     *(f"data.image_size={SIDE}", f"data.num_classes={CLASSES}", "data.workers=0"),
     *("model.patch_size=16", "model.hidden_size=32", "model.depth=5", "model.num_heads=2"),
@@ -30,17 +32,18 @@ SHRUNKEN = [
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")
 
 
-def images(split: str, count: int) -> Iterator[Sample]:
-    for number in range(count):
-        pixels = numpy_generator(split, number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-        encoded = io.BytesIO()
-        Image.fromarray(pixels).save(encoded, "PNG")
-        yield Sample(f"{number:08d}", encoded.getvalue(), "png", number % CLASSES, {})
+class Noise:
+    def samples(self, split: str, number: int, log: ShardLog) -> Iterator[Sample]:
+        for place in range(10 * number, min(10 * (number + 1), COUNTS[split])):
+            pixels = numpy_generator(split, place).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+            encoded = io.BytesIO()
+            Image.fromarray(pixels).save(encoded, "PNG")
+            yield Sample(f"{place:08d}", encoded.getvalue(), "png", place % CLASSES, {})
 
 
 def write_shards(folder: Path) -> None:
     facts = Facts(source="imagenet", image_size=SIDE, num_classes=CLASSES, classes=list("abcd"), command="make them")
-    build_shards(folder, {"train": images("train", 24), "held_out": images("held_out", 4)}, 10, facts)
+    build_shards(folder, Plan(facts, COUNTS, 10, Noise(), bytes_per_image=3000))
 
 
 def run(*words: str) -> int:
@@ -73,28 +76,31 @@ def test_without_shards_it_is_told_on_one_line_what_is_missing(repository, scale
         build.build_datamodule(config, repository)
     line = str(caught.value)
     assert "\n" not in line
-    size = scale.removeprefix("imagenet")
-    assert f"{repository / 'data' / scale / 'index.json'}: there is no such index of shards; expected ImageNet" in line
-    assert f"train-*.tar and held_out-*.tar (key.png of {size} x {size} pixels, key.cls)" in line
+    folder, size = repository / "data" / scale, scale.removeprefix("imagenet")
+    assert f"{folder / 'index.json'}: there is no such index of shards; build it from your ImageNet" in line
+    command = f"jitlab data build imagenet --source ILSVRC2012_img_train.tar --image-size {size} --out {folder}"
+    assert command in line
     assert "data/README.md" in line
-    assert "jitlab data build" not in line
 
 
 def test_shards_that_are_missing_or_damaged_are_told_with_what_to_do(repository, capsys):
     folder = repository / "data" / "imagenet256"
     assert run() == USER_ERROR
     line = capsys.readouterr().err
-    assert f"jitlab: {folder / 'index.json'}: there is no such index of shards; expected ImageNet" in line
+    assert f"jitlab: {folder / 'index.json'}: there is no such index of shards; build it" in line
     assert line.count("\n") == 1
     write_shards(folder)
     (folder / "train-00001.tar").unlink()
     assert run() == USER_ERROR
-    assert f"{folder / 'train-00001.tar'}: shard is missing; build it again: make them" in capsys.readouterr().err
+    assert (
+        f"{folder / 'train-00001.tar'}: shard is missing; put it there again, or write the index anew: make them"
+        in capsys.readouterr().err
+    )
     (folder / "index.json").write_text("{")
     assert run() == USER_ERROR
     line = capsys.readouterr().err
     assert f"{folder / 'index.json'}: is damaged" in line
-    assert "expected ImageNet" in line
+    assert "jitlab data build imagenet" in line
 
 
 def test_more_reference_images_than_shards_hold_are_refused_before_training(repository, capsys):

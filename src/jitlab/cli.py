@@ -98,15 +98,12 @@ def ui(arguments: argparse.Namespace) -> int:
 
 
 def build_data(arguments: argparse.Namespace) -> int:
-    """Build a data set as shards."""
-    from jitlab.datasets import digits
+    """Build a data set as shards, or go on with it."""
+    from jitlab import data_build
+    from jitlab.console import console
 
-    if arguments.image_size < digits.SIGNAL_SIZE:
-        raise UserError(f"--image-size {arguments.image_size}: expected {digits.SIGNAL_SIZE} pixels or more")
-    index = digits.build_digits(arguments.out, arguments.image_size)
-    counts = ", ".join(f"{sum(s.samples for s in shards)} {split}" for split, shards in index.splits.items())
-    print(f"{arguments.out}: {counts} images of {index.facts.image_size} px, fingerprint {index.fingerprint[:12]}")
-    return 0
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    return data_build.build_digits(given) if arguments.data == "digits" else data_build.build_imagenet(given, console())
 
 
 def verify_data(arguments: argparse.Namespace) -> int:
@@ -344,9 +341,24 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     build = verbs.add_parser("build", help=build_data.__doc__, description=build_data.__doc__)
-    build.add_argument("source", choices=["digits"])
-    build.add_argument("--image-size", type=int, required=True, help="pixels")
+    build.add_argument("data", choices=["digits", "imagenet"])
+    build.add_argument("--image-size", type=_at_least_one, required=True, help="pixels")
     build.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    own = build.add_argument_group("for imagenet")
+    sources = "ILSVRC2012_img_train.tar, a folder of class folders or of one tar for each class, or WebDataset shards"
+    own.add_argument("--source", type=Path, help=sources)
+    store = "images as they are, cropped when read (where not given), or their centre crops, stored without loss"
+    own.add_argument("--store", choices=["original", "crop"], help=store)
+    own.add_argument("--format", choices=["webp", "raw"], help="of crops; webp where not given")
+    held_out = "training images to set aside (1000 where not given), or where validation images are"
+    own.add_argument("--held-out", type=_number_or_path, metavar="N|PATH", help=held_out)
+    devkit = "ILSVRC2012_devkit_t12.tar.gz, which has the labels of ILSVRC2012_img_val.tar"
+    own.add_argument("--devkit", type=Path, help=devkit)
+    own.add_argument("--seed", type=_whole_number, help="of the order of the images; 0 where not given")
+    own.add_argument("--samples-per-shard", type=_at_least_one, help="1000 where not given")
+    own.add_argument("--workers", type=_at_least_one, help="processes; all cores where not given")
+    tolerated = "unreadable images to end with exit code 0 nevertheless"
+    own.add_argument("--allow-errors", type=_whole_number, metavar="N", help=tolerated)
     build.set_defaults(verb=build_data)
     verify = verbs.add_parser("verify", help=verify_data.__doc__, description=verify_data.__doc__)
     verify.add_argument("folder", help="folder or URL of the index")
@@ -427,6 +439,16 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of 1 or more")
     return int(text)
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of 0 or more")
+    return int(text)
+
+
+def _number_or_path(text: str) -> int | Path:
+    return _at_least_one(text) if text.isdecimal() else Path(text)
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -9,7 +9,7 @@ from jitlab.datasets.datamodule import Reading, ShardDataModule
 from jitlab.datasets.digits import remedy
 from jitlab.datasets.images import ShardImages
 from jitlab.datasets.index import Index, open_index
-from jitlab.datasets.store import LocalStore
+from jitlab.datasets.store import LocalStore, local_store
 from jitlab.errors import UserError
 
 SIZE = 16
@@ -39,7 +39,7 @@ def reading(**changes: Any) -> Reading:
 
 
 def local(folder: Path, index: Index) -> LocalStore:
-    return LocalStore(folder, f"build it again: {index.facts.command}")
+    return local_store(folder, index)
 
 
 def datamodule(folder: Path, batch_size: int = 100, workers: int = 0, **changes: Any) -> ShardDataModule:

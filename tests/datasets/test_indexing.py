@@ -12,7 +12,7 @@ from PIL import Image
 from jitlab.datasets.index import open_index
 from jitlab.datasets.indexing import index_shards, scan
 from jitlab.datasets.order import Reference
-from jitlab.datasets.store import LocalStore
+from jitlab.datasets.store import LocalStore, local_store
 from jitlab.datasets.verify import verify
 from jitlab.errors import UserError
 from tests.datasets.folders import datamodule, one_line_error
@@ -77,7 +77,7 @@ def test_foreign_shards_are_parted_by_name_and_read(theirs):
     module = datamodule(theirs, batch_size=3, num_classes=7)
     picture, label, key = module.images[Reference(0, 6)]
     assert (picture.shape, label, key) == ((3, 16, 16), 2, "im-1-1")
-    assert list(verify(found, LocalStore(theirs, ""), 1, nothing)) == []
+    assert list(verify(found, local_store(theirs, found), 1, nothing)) == []
 
 
 def test_labels_may_be_in_json(tmp_path):
@@ -167,14 +167,14 @@ def test_verify_names_each_damaged_shard_and_sample(copied, index):
     for place in (3, 4, 900):
         damage_image(copied, index, place)
     (copied / "train-00001.tar").unlink()
-    lines = list(verify(index, LocalStore(copied, "mend it"), 1, nothing))
+    lines = list(verify(index, LocalStore(copied, "mend it", "delete it"), 1, nothing))
     keys = [index.rows[place]["key"].decode() for place in (3, 4, 900)]
     assert lines == [
-        f"{copied}/train-00000.tar: contents differ from the index, 2 of 400 samples damaged; mend it",
+        f"{copied}/train-00000.tar: contents differ from the index, 2 of 400 samples damaged; delete it",
         f"{copied}/train-00000.tar: sample {keys[0]}: its checksum is not the index's",
         f"{copied}/train-00000.tar: sample {keys[1]}: its checksum is not the index's",
         f"{copied}/train-00001.tar: No such file or directory; mend it",
-        f"{copied}/train-00002.tar: contents differ from the index, 1 of 400 samples damaged; mend it",
+        f"{copied}/train-00002.tar: contents differ from the index, 1 of 400 samples damaged; delete it",
         f"{copied}/train-00002.tar: sample {keys[2]}: its checksum is not the index's",
     ]
 
@@ -183,7 +183,7 @@ def test_verify_finds_an_image_that_is_as_indexed_but_cannot_be_decoded(theirs):
     cut = image(200)
     write(theirs / "imagenet-train-0001.tar", [{"__key__": "a", "jpg": cut[: len(cut) // 2], "cls": b"1"}])
     found = indexed(theirs)
-    (line,) = verify(found, LocalStore(theirs, ""), 1, nothing)
+    (line,) = verify(found, local_store(theirs, found), 1, nothing)
     assert "imagenet-train-0001.tar: sample a: image is damaged" in line
 
 
@@ -192,7 +192,7 @@ def test_two_processes_find_what_one_finds(theirs):
     together = index_shards(str(theirs), theirs, (), None, 2, "index it", nothing)
     assert alone == together
     assert alone.fingerprint == together.fingerprint
-    assert list(verify(together, LocalStore(theirs, ""), 2, nothing)) == []
+    assert list(verify(together, local_store(theirs, together), 2, nothing)) == []
 
 
 def test_a_scan_tells_size_and_samples_of_a_shard(theirs):

@@ -53,8 +53,15 @@ def decode(encoded: bytes, size: int, decoder: Decoder) -> Tensor:
 
 def exact_crop(encoded: bytes, size: int) -> Image.Image:
     """Return what `decode` returns from `exact`, as an RGB image; raises what it raises."""
+    return center_crop(rgb_image(encoded), size)
+
+
+def rgb_image(encoded: bytes) -> Image.Image:
+    """Decode an image of any format whole, as RGB; raises DamagedImageError."""
     try:
-        return center_crop(_rgb(Image.open(io.BytesIO(encoded))), size)
+        image = Image.open(io.BytesIO(encoded))
+        image.load()
+        return _rgb(image)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:

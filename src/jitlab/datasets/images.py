@@ -94,8 +94,8 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
         except DamagedImageError as error:
             where = self.store.place(self.shards[number])
             raise DamagedError(
-                f"{where}: sample {key}: image is damaged ({error}); {self.store.remedy}, or tolerate some with "
-                "data.skip_damaged"
+                f"{where}: sample {key}: image is damaged ({error}); {self.store.contents_remedy}, or "
+                "tolerate some with data.skip_damaged"
             ) from error
         if self.flip and seed_of("flip", self.seed, epoch, key) % 2:
             image = image.flip(-1)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Facts:
         command: what makes these shards, or this index of them.
         unreadable: images of the source that are not in the shards, and why.
         location: the URL of the shards; None where they lie beside the index.
+        recipe: what determines every byte of the shards; empty where they were not built by jitlab.
     """
 
     source: str
@@ -45,6 +47,7 @@ class Facts:
     command: str
     unreadable: list[str] = field(default_factory=list)
     location: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

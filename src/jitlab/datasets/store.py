@@ -37,7 +37,12 @@ class Store(Protocol):
 
     @property
     def remedy(self) -> str:
-        """Return what to do about a damaged shard, for error messages."""
+        """Return what to do about a shard that is missing or of another size, for error messages."""
+        ...
+
+    @property
+    def contents_remedy(self) -> str:
+        """Return what to do about a shard with other contents."""
         ...
 
     def place(self, shard: Shard) -> str:
@@ -59,6 +64,7 @@ class LocalStore:
 
     folder: Path
     remedy: str
+    contents_remedy: str
 
     def place(self, shard: Shard) -> str:
         """Return a shard's path."""
@@ -83,6 +89,11 @@ class RemoteStore:
     url: str
     cache: ShardCache
     remedy: str
+
+    @property
+    def contents_remedy(self) -> str:
+        """Return what to do about a shard with other contents: the same."""
+        return self.remedy
 
     def place(self, shard: Shard) -> str:
         """Return a shard's URL."""
@@ -130,7 +141,17 @@ def open_store(path: str, remedy: str, cache: ShardCache) -> tuple[Index, Store]
     if location:
         mend = f"copy it to the server again, or write the index anew: {index.facts.command}"
         return index, RemoteStore(location, cache, mend)
-    return index, LocalStore(folder, f"build it again: {index.facts.command}")
+    return index, local_store(folder, index)
+
+
+def local_store(folder: Path, index: Index) -> LocalStore:
+    """Return the store of shards beside their index."""
+    if not index.facts.recipe:
+        mend = f"put it there again, or write the index anew: {index.facts.command}"
+        return LocalStore(folder, mend, mend)
+    # Building takes a shard of the right size for whole.
+    again = f"build it again: {index.facts.command}"
+    return LocalStore(folder, again, f"delete it and {again}")
 
 
 def check_store(index: Index, store: Store, tolerated: int = 0) -> None:

@@ -60,7 +60,7 @@ def _faults(job: _Job) -> list[str]:
     if digest.hexdigest() == job.shard.sha256:
         return found
     damaged = f"{len(found)} of {len(job.rows)} samples" if found else "none of its samples"
-    return [f"{place}: contents differ from the index, {damaged} damaged; {job.store.remedy}", *found]
+    return [f"{place}: contents differ from the index, {damaged} damaged; {job.store.contents_remedy}", *found]
 
 
 def _sample_fault(file: int, row: Rows) -> str | None:
