@@ -1,7 +1,9 @@
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from torch._utils import ExceptionWrapper
 from traitlets.config import Config
 
+from jitlab.datasets.remote import WrongFileError
 from jitlab.errors import RunError, UserError, nearest
 
 KNOWN = ["train.steps", "train.batch_size", "model.patch_size"]
@@ -38,3 +40,14 @@ def test_a_notebook_shows_a_users_mistake_on_one_line(tmp_path, capsys):
     shell.push({"mistake": UserError("train.steps = 0:\nexpected a value in [1, inf)")})
     shell.run_cell("raise mistake")
     assert capsys.readouterr().out.strip() == "jitlab: train.steps = 0: expected a value in [1, inf)"
+
+
+@pytest.mark.parametrize("error", [UserError, RunError, WrongFileError])
+def test_a_loader_workers_error_comes_back_on_one_line(error):
+    try:
+        raise error("http://host/a.tar:\nis gone")
+    except error:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(error) as caught:
+        wrapped.reraise()
+    assert str(caught.value) == "http://host/a.tar: is gone"

@@ -94,7 +94,7 @@ class ShardCache:
             # Nothing here writes such a file; a disk that lost power may.
             os.close(descriptor)
             return None
-        os.utime(descriptor)
+        _touch(descriptor)
         return descriptor
 
     def _fetch(self, shard: RemoteShard) -> int:
@@ -113,7 +113,7 @@ class ShardCache:
         # With the room's lock: nobody who lists the folder sees both, or neither.
         with self._lock("room", ROOM_POLL_SECONDS):
             partial.replace(self._whole(shard))
-        os.utime(descriptor)
+        _touch(descriptor)
         return descriptor
 
     def _complete(self, shard: RemoteShard, partial: Path) -> str:
@@ -205,3 +205,9 @@ def _write(file: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(file, rest) :]
+
+
+def _touch(file: int) -> None:
+    # The kernel's own "now" is the same for some milliseconds.
+    now = time.time_ns()
+    os.utime(file, ns=(now, now))
