@@ -82,7 +82,9 @@ def test_a_run_goes_on_with_other_batches_where_that_is_allowed(folder, capsys, 
         assert run("data.ledger=true", "train.steps=40") == 1
     words = ["data.ledger=true", "train.steps=40", f"train.batch_size={batch_size}"]
     assert run(*words) == USER_ERROR
-    assert "train.batch_size = 64: the run has this value" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "train.batch_size = 64: the run has this value" in told
+    assert "--allow-batch-change goes on with it, --fresh starts over" in told
     assert run(*words, "--allow-batch-change") == 0
     seen = [entry for step in range(1, 41) if (entry := ledger_entry(folder, step))]
     assert [len(entry[1]) for entry in seen] == [64] * 6 + [batch_size] * 34

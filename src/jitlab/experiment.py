@@ -258,6 +258,8 @@ def _refuse_changes(plan: Plan, fresh: bool) -> None:
             )
             if before[name] != now[name] and not allowed:
                 fix = "--fresh with all of its arms and seeds starts over" if fresh else "--fresh starts over"
+                if name == "train.batch_size" and key in plan.configs:
+                    fix = f"--allow-batch-change goes on with it, {fix}"
                 raise UserError(
                     f"{path.relative_to(plan.root)}: {name} = {before[name]}: the run has this value, and {now[name]} "
                     f"was asked for; {fix}, --name NAME keeps both"
