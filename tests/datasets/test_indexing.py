@@ -80,6 +80,15 @@ def test_foreign_shards_are_parted_by_name_and_read(theirs):
     assert list(verify(found, local_store(theirs, found), 1, nothing)) == []
 
 
+def test_keys_may_have_letters_of_any_alphabet(tmp_path):
+    for number, name in enumerate(("train", "val")):
+        write(tmp_path / f"{name}.tar", [{**s, "__key__": f"caf\u00e9-{i}"} for i, s in enumerate(foreign(number))])
+    found = indexed(tmp_path)
+    assert (
+        datamodule(tmp_path, batch_size=3, num_classes=found.facts.num_classes).images[Reference(0, 1)][2] == "café-1"
+    )
+
+
 def test_labels_may_be_in_json(tmp_path):
     labelled = [{**sample, "json": json.dumps({"label": 3}).encode()} for sample in foreign(0)]
     for sample in labelled:

@@ -1,5 +1,6 @@
 """Where shards are: beside their index, or on a server and for a while in a local cache."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,11 +18,13 @@ from jitlab.datasets.damage import DamagedShardError
 from jitlab.datasets.index import INDEX_FILE, SAMPLES_FILE, Index, each_shard, open_index
 from jitlab.datasets.remote import WrongFileError
 from jitlab.datasets.shards import Rows, Shard, key_of
-from jitlab.errors import UserError
+from jitlab.errors import RunError, UserError
 from jitlab.files import write_bytes
 
 # Of a tar file: its header before each member, and the room for a name in it.
 TAR_BLOCK, NAME_BYTES = 512, 100
+# No fault of the shard.
+TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,17 @@ class LocalStore:
         return str(self.folder / shard.file)
 
     def open(self, shard: Shard) -> int:
-        """Return a file descriptor of a shard; raises DamagedShardError where it cannot be opened."""
+        """Return a file descriptor of a shard.
+
+        Raises:
+            DamagedShardError: where it cannot be opened.
+            RunError: where this process may open no more files.
+        """
         try:
             return os.open(self.folder / shard.file, os.O_RDONLY)
         except OSError as error:
+            if error.errno in TOO_MANY_FILES:
+                raise RunError(f"{self.place(shard)}: {error.strerror}; allow more of them: ulimit -n") from error
             raise DamagedShardError(f"{self.place(shard)}: {error.strerror}; {self.remedy}") from error
 
     def faults(self, shards: Sequence[tuple[Shard, Rows]]) -> list[Fault | None]:
@@ -92,8 +102,8 @@ class RemoteStore:
 
     @property
     def contents_remedy(self) -> str:
-        """Return what to do about a shard with other contents: the same."""
-        return self.remedy
+        """Return what to do about other contents than those that were verified when they arrived."""
+        return f"empty {self.cache.folder / 'shards'}, whose disk has changed it; where it comes again, {self.remedy}"
 
     def place(self, shard: Shard) -> str:
         """Return a shard's URL."""
@@ -173,7 +183,7 @@ def check_store(index: Index, store: Store, tolerated: int = 0) -> None:
     if not faults or (tolerated > 0 and lost <= tolerated):
         return
     shard, fault = faults[0]
-    others = f"; so are {len(faults) - 1} more shards" if len(faults) > 1 else ""
+    others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     limit = f"; {lost} samples are lost, data.skip_damaged = {tolerated} are tolerated" if tolerated else ""
     raise DamagedShardError(f"{store.place(shard)}: {fault.text}{others}{limit}; {store.remedy}")
 
@@ -187,6 +197,8 @@ def local_fault(path: Path, shard: Shard, rows: Rows) -> Fault | None:
             strange = [key_of(row) for row in rows[[0, -1]] if not _is_at(file.fileno(), row)] if len(rows) else []
     except FileNotFoundError:
         return _size_fault(None, shard, rows)
+    except OSError as error:
+        return Fault(f"shard cannot be read ({error.strerror})", len(rows))
     if not strange:
         return None
     return Fault(f"shard has no sample {strange[0]} where its index says: it is of another build", len(rows))
@@ -204,6 +216,9 @@ def _size_fault(size: int | None, shard: Shard, rows: Rows) -> Fault | None:
 def _is_at(file: int, row: np.void) -> bool:
     # The header before an image begins with its name, or with as much of it as there is room for.
     name = (bytes(row["key"]) + b".")[:NAME_BYTES]
+    if not name.isascii():
+        # Another header, before this one, has it; here it may be written in any way.
+        return True
     return os.pread(file, len(name), int(row["offset"]) - TAR_BLOCK) == name
 
 
