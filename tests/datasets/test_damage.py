@@ -1,6 +1,9 @@
 """Damaged samples and shards: errors that name them, or replaced and counted up to a number."""
 
+import errno
 import json
+import os
+from collections import Counter
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ import torch
 from jitlab.datasets.damage import Damage, DamagedError, damaged_samples
 from jitlab.datasets.order import Reference
 from jitlab.datasets.shards import key_of
+from jitlab.errors import RunError
 from tests.datasets.folders import datamodule, one_line_error
 
 
@@ -97,5 +101,63 @@ def test_a_truncated_shard_is_tolerated_as_far_as_it_goes(copied, tmp_path, inde
 def test_several_faulty_shards_are_told_of_at_once(copied, index):
     for shard in index.splits["train"][:3]:
         (copied / shard.file).unlink()
-    with one_line_error("train-00000.tar: shard is missing; so are 2 more shards"):
+    with one_line_error("train-00000.tar: shard is missing (and 2 more)"):
         datamodule(copied)
+
+
+def test_as_many_others_stand_in_for_the_samples_of_a_lost_shard(copied, tmp_path, index):
+    (copied / index.splits["train"][3].file).unlink()
+    images = tolerant(copied, tmp_path, 400).images
+    seen = Counter(images[Reference(0, place)][2] for place in range(1600))
+    assert set(seen.values()) == {1, 2}
+    assert len(seen) == 1200
+
+
+def test_where_nothing_whole_is_left_the_run_ends(copied, tmp_path, index):
+    (copied / index.splits["held_out"][0].file).unlink()
+    with one_line_error("held_out-00000.tar", "No such file"):
+        tolerant(copied, tmp_path, 400).held_out(16)
+
+
+def test_a_lost_shard_takes_no_more_memory_the_more_often_it_is_met(copied, tmp_path, index):
+    (copied / index.splits["train"][1].file).unlink()
+    images = tolerant(copied, tmp_path, 400).images
+    lengths = set()
+    for place in (400, 401, 402, 403):
+        images[Reference(0, place)]
+        trace, length = images._lost[1].__traceback__, 0
+        while trace:
+            trace, length = trace.tb_next, length + 1
+        lengths.add(length)
+    assert len(lengths) <= 2
+
+
+def test_bytes_that_the_disk_does_not_give_are_a_damaged_sample(folder, tmp_path, index, monkeypatch):
+    images, pread = tolerant(folder, tmp_path, 1).images, os.pread
+
+    def failing(file, size, offset):
+        if offset == index.rows[7]["offset"]:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(file, size, offset)
+
+    expected = images[Reference(0, 8)][2]
+    monkeypatch.setattr(os, "pread", failing)
+    assert images[Reference(0, 7)][2] == expected
+    with one_line_error(f"sample {key_of(index.rows[7])}", "Input/output error"):
+        datamodule(folder).images[Reference(0, 7)]
+
+
+def test_too_many_open_files_are_no_damage(folder, tmp_path, monkeypatch):
+    images, opened = tolerant(folder, tmp_path, 400).images, os.open
+
+    def refusing(path, *arguments):
+        if str(path).endswith(".tar"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(RunError, match="Too many open files; allow more of them: ulimit -n"):
+        images[Reference(0, 0)]
+    monkeypatch.undo()
+    images[Reference(0, 0)]
+    assert damaged_samples(tmp_path / "damaged.jsonl") == 0

@@ -33,6 +33,7 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
         seed: int,
         flip: bool,
         damage: Damage | None = None,
+        most_open: int = MOST_OPEN_FILES,
     ) -> None:
         """Prepare to read.
 
@@ -44,7 +45,8 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
             decoder: how.
             seed: of the flips.
             flip: whether to mirror images at random.
-            damage: counts damaged samples, each of which is replaced by the next one that is whole; None for none.
+            damage: counts damaged samples, each of which is replaced by another one that is whole; None for none.
+            most_open: shards that are held open at a time.
         """
         self.index = index
         self.store = store
@@ -54,6 +56,7 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
         self.seed = seed
         self.flip = flip
         self.damage = damage
+        self.most_open = most_open
         self.starts = np.cumsum([0, *(shard.samples for shard in self.shards)])
         self._files: OrderedDict[int, int] = OrderedDict()
         self._lost: dict[int, DamagedShardError] = {}
@@ -69,7 +72,7 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
             UserError: where the local cache cannot hold its shard.
             RunError: where a server stays away or silent.
         """
-        place = reference.index
+        place, passed = reference.index, set[int]()
         while True:
             try:
                 return self._sample(place, reference.epoch)
@@ -77,7 +80,10 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
                 if self.damage is None:
                     raise
                 self.damage.tolerate(key_of(self.rows[place]), error)
-                place = self._next(place, error)
+                passed.add(place)
+                if len(passed) == len(self.rows):
+                    raise
+                place = self._next(place, error, passed)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": OrderedDict()}
@@ -85,13 +91,14 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
     def _sample(self, place: int, epoch: int) -> tuple[Tensor, int, str]:
         row, number = self.rows[place], self._shard(place)
         key = key_of(row)
-        encoded = os.pread(self._file(number), int(row["size"]), int(row["offset"]))
+        file = self._file(number)
         try:
+            encoded = os.pread(file, int(row["size"]), int(row["offset"]))
             # Pillow decodes some damaged images without a word.
             if zlib.crc32(encoded) != row["crc32"]:
                 raise DamagedImageError("its checksum is not the index's")
             image = decode(encoded, self.image_size, self.decoder)
-        except DamagedImageError as error:
+        except (DamagedImageError, OSError) as error:
             where = self.store.place(self.shards[number])
             raise DamagedError(
                 f"{where}: sample {key}: image is damaged ({error}); {self.store.contents_remedy}, or "
@@ -101,10 +108,13 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
             image = image.flip(-1)
         return image, int(row["label"]), key
 
-    def _next(self, place: int, error: DamagedError) -> int:
-        if isinstance(error, DamagedShardError):
-            place = int(self.starts[self._shard(place) + 1]) - 1
-        return (place + 1) % len(self.rows)
+    def _next(self, place: int, error: DamagedError, passed: set[int]) -> int:
+        """Return what stands in for a damaged sample: for those of a lost shard, as many others."""
+        step = self.shards[self._shard(place)].samples if isinstance(error, DamagedShardError) else 1
+        place = (place + step) % len(self.rows)
+        while place in passed:
+            place = (place + 1) % len(self.rows)
+        return place
 
     def _shard(self, place: int) -> int:
         return int(np.searchsorted(self.starts, place, side="right")) - 1
@@ -114,14 +124,15 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
             self._files.move_to_end(number)
             return self._files[number]
         if number in self._lost:
-            raise self._lost[number]
+            # Without the frames of all earlier times.
+            raise self._lost[number].with_traceback(None)
         try:
             opened = self.store.open(self.shards[number])
         except DamagedShardError as error:
             # Not to be fetched again for every one of its samples.
             self._lost[number] = error
             raise
-        if len(self._files) >= MOST_OPEN_FILES:
+        if len(self._files) >= self.most_open:
             os.close(self._files.popitem(last=False)[1])
         self._files[number] = opened
         return opened
