@@ -117,3 +117,19 @@ def test_a_cache_that_cannot_hold_what_is_in_use_is_refused_with_what_it_takes(s
     assert "data.cache_gb = 0.001: 4 shards are in use at a time" in line
     assert "raise data.cache_gb or lower data.window_shards" in line
     assert run(f"data.path={served.url('digits')}", "data.cache_gb=0.005", "data.window_shards=1") == 0
+
+
+def test_a_copy_that_its_disk_has_changed_is_named_with_the_folder_to_empty(repository, served, capsys):
+    url = served.url("digits")
+    assert run("--name", "first", f"data.path={url}") == 0
+    folder = repository / "data" / "cache" / "shards"
+    for copy in folder.glob("train-*"):
+        copy.write_bytes(bytes(copy.stat().st_size))
+    assert run("--name", "second", f"data.path={url}") == USER_ERROR
+    line = capsys.readouterr().err
+    assert "its checksum is not the index's" in line
+    assert f"empty {folder}, whose disk has changed it" in line
+    assert line.count("\n") == 1
+    for copy in folder.iterdir():
+        copy.unlink()
+    assert run("--name", "second", f"data.path={url}") == 0
