@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -194,7 +195,11 @@ def _cache() -> "ShardCache":
     from jitlab.config.schema import Data
     from jitlab.datasets.cache import GIGABYTE, ShardCache
 
-    return ShardCache(repository() / Data.cache, int(Data.cache_gb * GIGABYTE))
+    # Of the repository, as runs have it; shards can be looked at without one.
+    root = Path()
+    with suppress(UserError):
+        root = repository()
+    return ShardCache(root / Data.cache, int(Data.cache_gb * GIGABYTE))
 
 
 def show_data(arguments: argparse.Namespace) -> int:

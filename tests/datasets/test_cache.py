@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from jitlab.datasets.cache import RemoteShard, ShardCache
 from jitlab.datasets.prefetch import Prefetcher
@@ -181,10 +182,14 @@ def opening(cache, shard):
     return subprocess.Popen([sys.executable, "-c", OPEN, settings])
 
 
+def files_of(cache, shard):
+    return [path for path in files(cache, "partial") if path.stem == shard.name]
+
+
 def killed_while_fetching(cache, server, shard, after):
     server.faults = [stall_after(after)]
     process = opening(cache, shard)
-    wait_for(lambda: any(path.stat().st_size == after for path in files(cache, "partial")))
+    wait_for(lambda: (partial := files_of(cache, shard)) and partial[0].stat().st_size == after and server.requests)
     process.kill()
     assert process.wait() == -signal.SIGKILL
 
@@ -200,7 +205,7 @@ def test_what_a_killed_process_fetched_is_gone_on_with(cache, server, shards):
 
 def test_what_a_killed_process_left_takes_up_room_and_goes_like_the_rest(cache, server, shards):
     os.close(cache.open(shards[1]))
-    killed_while_fetching(cache, server, shards[0], 300_000)
+    killed_while_fetching(cache, server, shards[0], 0)
     os.close(cache.open(shards[2]))
     assert held(cache) == [1, 2]
     assert len(files(cache, "partial")) == 1
@@ -214,19 +219,26 @@ def test_what_a_killed_process_left_takes_up_room_and_goes_like_the_rest(cache, 
 
 
 def test_two_that_wait_do_not_keep_room_from_each_other(cache, server, shards):
-    server.faults = [stall_after(1000)] * 2
-    for number in (0, 1):
-        killer = opening(cache, shards[number])
-        wait_for(lambda count=number + 1: len(files(cache, "partial")) == count)
-        killer.kill()
-        killer.wait()
-    server.released.set()
-    server.delay_seconds = 0.1
+    for shard in shards[:2]:
+        killed_while_fetching(cache, server, shard, 1000)
+    assert len(files(cache, "partial")) == 2
     smaller = ShardCache(cache.folder, SIZE, PATIENT)
-    processes = [forked(open_and_close, smaller, shard) for shard in shards[:2]]
+    locks = cache.folder / "locks"
+    with FileLock(locks / "room.lock"):
+        processes = [forked(open_and_close, smaller, shard) for shard in shards[:2]]
+        # Both have begun: each with the partial file of the other in its way.
+        wait_for(lambda: all(is_taken(locks / f"{shard.name}.lock") for shard in shards[:2]))
     for process in processes:
-        process.join(60)
+        process.join(20)
     assert [process.exitcode for process in processes] == [0, 0]
+
+
+def is_taken(path):
+    try:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 def open_and_close(cache, shard):
@@ -379,9 +391,11 @@ def test_loader_workers_that_are_forked_while_it_fetches_open_shards_and_leave_i
     server.delay_seconds = 0.05
     prefetcher.prefetch(shards[:4])
     processes = [forked(open_and_close, prefetcher.cache, shard) for shard in shards[:4]]
+    # What a worker does with its copy of the object is nothing to the process.
+    processes.append(forked(prefetcher.close))
     for process in processes:
         process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 4
+    assert [process.exitcode for process in processes] == [0] * 5
     assert prefetcher._process.poll() is None
     assert all(len(server.gets(f"train-{number}.tar")) == 1 for number in range(4))
 
@@ -409,11 +423,12 @@ from jitlab.datasets.prefetch import Prefetcher
 shard, folder, size = json.loads(sys.argv[1])
 prefetcher = Prefetcher(ShardCache(Path(folder), 2 * size))
 prefetcher.prefetch([RemoteShard(**shard)])
-print(prefetcher._process.pid, flush=True)
+# As a loader worker does, the second holds the pipe, too.
+worker = os.fork() if sys.argv[2] == "killed" else 0
+if worker or sys.argv[2] == "by itself":
+    print(prefetcher._process.pid, worker, flush=True)
 if sys.argv[2] == "killed":
-    if os.fork():
-        time.sleep(60)
-    time.sleep(5)  # a loader worker that holds the pipe
+    time.sleep(120)
 """
 
 
@@ -423,13 +438,16 @@ def test_it_ends_with_the_process_that_started_it(cache, server, shards, end):
     settings = json.dumps([vars(shards[0]), str(cache.folder), cache.max_bytes])
     parent = subprocess.Popen([sys.executable, "-c", PREFETCH, settings, end], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
-    pid = int(parent.stdout.readline())
+    pid, worker = map(int, parent.stdout.readline().split())
     if end == "killed":
         wait_for(lambda: server.requests)
         parent.kill()
     assert parent.wait(10) == (-signal.SIGKILL if end == "killed" else 0)
     parent.stdout.close()
     wait_for(lambda: is_gone(pid))
+    if worker:
+        assert not is_gone(worker)
+        os.kill(worker, signal.SIGKILL)
 
 
 def is_gone(pid):

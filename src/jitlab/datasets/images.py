@@ -16,8 +16,9 @@ from jitlab.datasets.shards import key_of
 from jitlab.datasets.store import Store
 from jitlab.randomness import seed_of
 
-# A process may have some thousand files open, an epoch as many shards.
-MOST_OPEN_FILES = 128
+# An epoch has more shards than a process may have open; and one that is open takes up its disk space even after the
+# cache has let go of it.
+MOST_OPEN_FILES = 32
 
 
 class ShardImages(Dataset[tuple[Tensor, int, str]]):

@@ -59,7 +59,7 @@ class Prefetcher:
     def close(self) -> None:
         """End the process; what it was fetching is gone on with by whoever needs it."""
         if self._process:
-            _end(self._process, os.getpid())
+            _end(self._process)
             self._process = None
 
     def _running(self) -> "subprocess.Popen[bytes]":
@@ -73,14 +73,12 @@ class Prefetcher:
             command = [sys.executable, "-m", "jitlab.datasets.prefetch", json.dumps(settings)]
             # In a session of its own: Ctrl-C is for the run, which then ends this process.
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-            weakref.finalize(self, _end, self._process, os.getpid())
+            weakref.finalize(self, _end, self._process)
         return self._process
 
 
-def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
-    # A forked process has this object, too, and the process is not its own to end.
-    if os.getpid() != owner:
-        return
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    # In a forked process, which has this object, too, subprocess finds no child of its own and kills nothing.
     process.kill()
     process.wait()
     assert process.stdin
