@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jitlab.datasets.index import Index
 from jitlab.datasets.order import Order, Position, PositionSampler, Reference
-from tests.datasets.folders import datamodule, images_of
+from tests.datasets.folders import images_of
 
 shard_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 seeds = st.integers(0, 2**31)
@@ -203,10 +203,3 @@ def test_images_travel_to_a_worker_without_open_files(folder, index):
     copy = pickle.loads(pickle.dumps(images))
     assert not copy._files
     assert torch.equal(copy[Reference(0, 5)][0], before)
-
-
-def test_no_more_shards_are_open_than_two_windows_have(folder):
-    images = datamodule(folder, window=1).images
-    for place in (0, 400, 800, 1200):
-        images[Reference(0, place)]
-    assert list(images._files) == [2, 3]

@@ -9,7 +9,7 @@ from torch import Tensor
 from jitlab.datasets.cache import GIGABYTE
 from jitlab.datasets.damage import Damage
 from jitlab.datasets.decode import Decoder
-from jitlab.datasets.images import MOST_OPEN_FILES, ShardImages
+from jitlab.datasets.images import ShardImages
 from jitlab.datasets.index import HELD_OUT, TRAIN, Index
 from jitlab.datasets.order import Order, Position, Reference
 from jitlab.datasets.positioned import PositionedDataModule
@@ -137,16 +137,7 @@ class ShardDataModule(PositionedDataModule):
 
     def _images(self, split: str, decoder: Decoder = "exact", flip: bool = False) -> ShardImages:
         reading = self.reading
-        # What is open keeps its room on the disk when the cache lets it go.
-        most_open = min(MOST_OPEN_FILES, self._shards_in_use)
-        return ShardImages(
-            self.index, self.store, split, reading.image_size, decoder, reading.seed, flip, self.damage, most_open
-        )
-
-    @property
-    def _shards_in_use(self) -> int:
-        """Return how many shards are read and fetched at a time: two windows of each partition."""
-        return 2 * self.reading.window * self.reading.partitions
+        return ShardImages(self.index, self.store, split, reading.image_size, decoder, reading.seed, flip, self.damage)
 
     def _check_fit(self, what: str) -> None:
         facts, asked = self.index.facts, self.reading
@@ -163,7 +154,7 @@ class ShardDataModule(PositionedDataModule):
     def _check_cache(self, store: RemoteStore) -> None:
         """Refuse a cache that cannot hold what is read while the next is fetched."""
         sizes = sorted((shard.bytes for shard in self.images.shards), reverse=True)
-        held = min(self._shards_in_use, len(sizes))
+        held = min(2 * self.reading.window * self.reading.partitions, len(sizes))
         needed = sum(sizes[:held])
         if needed > store.cache.max_bytes:
             raise UserError(

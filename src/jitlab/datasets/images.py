@@ -34,7 +34,6 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
         seed: int,
         flip: bool,
         damage: Damage | None = None,
-        most_open: int = MOST_OPEN_FILES,
     ) -> None:
         """Prepare to read.
 
@@ -47,7 +46,6 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
             seed: of the flips.
             flip: whether to mirror images at random.
             damage: counts damaged samples, each of which is replaced by another one that is whole; None for none.
-            most_open: shards that are held open at a time.
         """
         self.index = index
         self.store = store
@@ -57,7 +55,6 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
         self.seed = seed
         self.flip = flip
         self.damage = damage
-        self.most_open = most_open
         self.starts = np.cumsum([0, *(shard.samples for shard in self.shards)])
         self._files: OrderedDict[int, int] = OrderedDict()
         self._lost: dict[int, DamagedShardError] = {}
@@ -133,7 +130,7 @@ class ShardImages(Dataset[tuple[Tensor, int, str]]):
             # Not to be fetched again for every one of its samples.
             self._lost[number] = error
             raise
-        if len(self._files) >= self.most_open:
+        if len(self._files) >= MOST_OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
         self._files[number] = opened
         return opened
