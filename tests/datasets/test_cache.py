@@ -342,13 +342,13 @@ def test_threads_share_it_too(cache, server, shards):
 
 @pytest.fixture
 def prefetcher(cache):
-    roomy = ShardCache(cache.folder, 8 * SIZE, PATIENT)
+    roomy = ShardCache(cache.folder, 4 * SIZE, PATIENT)
     prefetcher = Prefetcher(roomy)
     yield prefetcher
     prefetcher.close()
 
 
-def test_shards_are_fetched_in_the_background_the_first_half_a_cache_of_them(prefetcher, server, shards):
+def test_shards_are_fetched_in_the_background_as_many_as_the_cache_can_hold(prefetcher, server, shards):
     prefetcher.prefetch(shards)
     wait_for(lambda: held(prefetcher.cache) == [0, 1, 2, 3])
     server.always = status(500)

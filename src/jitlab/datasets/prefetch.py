@@ -38,11 +38,11 @@ class Prefetcher:
         self._process: subprocess.Popen[bytes] | None = None
 
     def prefetch(self, shards: Sequence[RemoteShard]) -> None:
-        """Fetch these shards in this order, the first half a cache of them; forget earlier ones not yet begun.
+        """Fetch these shards in this order, as many as the cache can hold; forget earlier ones not yet begun.
 
-        Half: the other half holds what is being read.
+        What is being read belongs to them, first of all: it is there or arriving, and must not make room for the rest.
         """
-        room, wanted = self.cache.max_bytes // 2, []
+        room, wanted = self.cache.max_bytes, []
         for shard in shards:
             room -= shard.size
             if room < 0:
@@ -70,7 +70,8 @@ class Prefetcher:
                 "patience": asdict(self.cache.patience),
                 "parent": os.getpid(),
             }
-            command = [sys.executable, "-m", "jitlab.datasets.prefetch", json.dumps(settings)]
+            # Nothing in the folder of the run is to be taken for a module of that name.
+            command = [sys.executable, "-P", "-m", "jitlab.datasets.prefetch", json.dumps(settings)]
             # In a session of its own: Ctrl-C is for the run, which then ends this process.
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
             weakref.finalize(self, _end, self._process)
