@@ -240,6 +240,18 @@ def test_other_images_other_data_and_strange_shards_are_refused(built, tmp_path,
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train-00099.tar"]
 
 
+@pytest.mark.parametrize("data", ["imagenet", "digits"])
+def test_shards_of_somebody_else_under_the_same_names_are_not_overwritten(official, tmp_path, capsys, data):
+    theirs = tmp_path / "out" / "train-00000.tar"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"somebody else's")
+    command = ["data", "build", data, "--image-size", "8", "--out", str(theirs.parent)]
+    assert main(words(official, theirs.parent) if data == "imagenet" else command) == USER_ERROR
+    assert f"{theirs}: is no shard of this build" in capsys.readouterr().err
+    assert theirs.read_bytes() == b"somebody else's"
+    assert list(theirs.parent.iterdir()) == [theirs]
+
+
 def test_a_second_build_at_the_same_time_is_refused(official, tmp_path, capsys):
     with workspace.workspace(tmp_path / "out"):
         assert main(words(official, tmp_path / "out")) == USER_ERROR
