@@ -343,10 +343,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     build = verbs.add_parser("build", help=build_data.__doc__, description=build_data.__doc__)
     build.add_argument("data", choices=["digits", "imagenet"])
     build.add_argument("--image-size", type=_at_least_one, required=True, help="pixels")
-    build.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    build.add_argument("--out", type=_path, required=True, help="folder of the shards")
     own = build.add_argument_group("for imagenet")
     sources = "ILSVRC2012_img_train.tar, a folder of class folders or of one tar for each class, or WebDataset shards"
-    own.add_argument("--source", type=Path, help=sources)
+    own.add_argument("--source", type=_path, help=sources)
     store = "images as they are, cropped when read (where not given), or their centre crops, stored without loss"
     own.add_argument("--store", choices=["original", "crop"], help=store)
     own.add_argument("--format", choices=["webp", "raw"], help="of crops; webp where not given")
@@ -366,7 +366,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     verify.set_defaults(verb=verify_data)
     index = verbs.add_parser("index", help=index_data.__doc__, description=index_data.__doc__)
     index.add_argument("source", metavar="DIR|URL", help="of the shards, or such as https://host/train-{000..123}.tar")
-    index.add_argument("--out", type=Path, help="folder of the index, for shards on a server")
+    index.add_argument("--out", type=_path, help="folder of the index, for shards on a server")
     patterns = "shards that are not trained on, such as 'val-*.tar'; those named val, test or held_out where not given"
     index.add_argument("--held-out", action="append", default=[], metavar="PATTERN", help=patterns)
     index.add_argument("--num-classes", type=_at_least_one, help="one more than the highest label where not given")
@@ -447,8 +447,15 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
+def _path(text: str) -> Path:
+    # Of an empty word, such as a shell makes of "$UNSET", Path would make the working directory.
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, not an empty word")
+    return Path(text)
+
+
 def _number_or_path(text: str) -> int | Path:
-    return _at_least_one(text) if text.isdecimal() else Path(text)
+    return _at_least_one(text) if text.isdecimal() else _path(text)
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -230,7 +230,7 @@ def test_other_images_other_data_and_strange_shards_are_refused(built, tmp_path,
     source = image_folder(tmp_path / "source")
     next(source.glob("*/*_7.JPEG")).unlink()
     assert main(words(source, folder)) == USER_ERROR
-    assert "holds a build with images '" in capsys.readouterr().err
+    assert "holds a build with other images;" in capsys.readouterr().err
     assert main(["data", "build", "digits", "--image-size", "8", "--out", str(folder)]) == USER_ERROR
     assert "source 'imagenet', not 'digits'" in capsys.readouterr().err
     (tmp_path / "out").mkdir()
@@ -268,6 +268,7 @@ def test_a_second_build_at_the_same_time_is_refused(official, tmp_path, capsys):
         ({"format": "raw"}, "--format: belongs to --store crop"),
         ({"devkit": "kit"}, "--devkit: has the labels of --held-out ILSVRC2012_img_val.tar"),
         ({"held_out": 60}, "--held-out 60: {source} has 60 images; set fewer aside"),
+        ({"image_size": 20_000, "store": "crop"}, "--image-size 20000: expected at most 4096 pixels"),
         ({"held_out": "nowhere"}, "nowhere: there is no such file or folder"),
     ],
 )
@@ -280,13 +281,44 @@ def test_a_mistake_is_told_on_one_line_and_leaves_nothing(official, tmp_path, ca
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("within", [".", "shards", "n/../shards/crops"])
+@pytest.mark.parametrize("option", ["source", "held_out"])
+def test_shards_do_not_become_a_part_of_their_own_source(official, tmp_path, capsys, within, option):
+    folder = image_folder(tmp_path / "folder")
+    before = sorted(folder.rglob("*"))
+    given = {"source": official, option: folder}
+    assert main(words(out=folder / within, **given)) == USER_ERROR
+    assert f"lies in {folder}, where images are read from" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_file_where_the_folder_should_be_is_told(official, capsys):
+    assert main(words(official, official)) == USER_ERROR
+    assert f"--out {official}: is a file; name a folder" in capsys.readouterr().err
+
+
+def test_the_closing_line_can_be_typed_whatever_the_folder_is_called(official, tmp_path, capsys):
+    out = tmp_path / "my shards"
+    build(official, out)
+    assert f"ARGS=\"'data.path={out}' data.image_size=32" in capsys.readouterr().out.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"held_out": "0"}, {"samples_per_shard": "0"}, {"workers": "-1"}, {"seed": "x"}, {"store": "jpeg"}],
+    [
+        {"out": ""},
+        {"source": ""},
+        {"held_out": ""},
+        {"held_out": "0"},
+        {"samples_per_shard": "0"},
+        {"workers": "-1"},
+        {"seed": "x"},
+        {"store": "jpeg"},
+    ],
 )
 def test_a_value_out_of_range_is_a_mistake_of_usage(official, tmp_path, capsys, options):
     with pytest.raises(SystemExit) as caught:
-        main(words(official, tmp_path / "out", **options))
+        main(words(**{"source": official, "out": tmp_path / "out", **options}))
     assert caught.value.code == USER_ERROR
     assert capsys.readouterr().err.count("\n") == 1
 
