@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 EXIT_RUN_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 FILES_TOLD = 16
 SHEET_PIXELS = 144
+USUAL_BATCH = 256
 NO_INDEX = "build the shards with jitlab data build, or index those that are there with jitlab data index"
 
 
@@ -179,13 +180,17 @@ def info_data(arguments: argparse.Namespace) -> int:
     describe(
         arguments.folder,
         index,
-        Serving(arguments.batch_size, arguments.window_shards, arguments.partitions),
+        Serving(
+            arguments.batch_size or min(USUAL_BATCH, len(index.split(TRAIN)[1])),
+            arguments.window_shards,
+            arguments.partitions,
+        ),
         terminal,
     )
     images = ShardImages(index, store, TRAIN, SHEET_PIXELS, "exact", seed=0, flip=False)
     sheet = arguments.sheet or Path("." if is_remote(arguments.folder) else arguments.folder) / "contact_sheet.png"
     count = contact_sheet(images, index.facts.classes, sheet)
-    terminal.print(f"{sheet}: {count} training images", highlight=False, soft_wrap=True)
+    terminal.print(f"{sheet}: {count} training images", highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
@@ -374,7 +379,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     index.set_defaults(verb=index_data)
     info = verbs.add_parser("info", help=info_data.__doc__, description=info_data.__doc__)
     info.add_argument("folder", help="folder or URL of the index")
-    info.add_argument("--batch-size", type=_at_least_one, default=256, help="of the batches that are told about")
+    batch = f"of the batches that are told about; {USUAL_BATCH}, or all images where they are fewer, where not given"
+    info.add_argument("--batch-size", type=_at_least_one, help=batch)
     info.add_argument("--window-shards", type=_at_least_one, default=16, help="as data.window_shards")
     info.add_argument("--partitions", type=_at_least_one, default=1, help="as data.partitions")
     info.add_argument("--sheet", type=Path, help="the picture; contact_sheet.png in the folder where not given")

@@ -139,6 +139,19 @@ def test_the_closing_lines_say_what_is_there_and_how_to_train(official, tmp_path
     assert f"--image-size 44 --out {tmp_path / 'out'} --held-out 10 --samples-per-shard 10" in index.facts.command
 
 
+def test_info_shows_few_images_in_a_folder_of_any_name(official, tmp_path, capsys):
+    out = tmp_path / "shards [x]"
+    build(official, out)
+    capsys.readouterr()
+    assert main(["data", "info", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{out}: imagenet, as they came, cropped when read, 5 classes"
+    assert any("batches of 50," in line for line in lines)
+    assert lines[-1] == f"{out / 'contact_sheet.png'}: 48 training images"
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width > sheet.height > 0
+
+
 def test_the_same_command_again_does_nothing_and_mends_what_is_missing(built, official, tmp_path, capsys):
     out = tmp_path / "out"
     build(official, out)
@@ -196,6 +209,15 @@ def test_an_image_that_may_not_be_read_is_one_of_them(tmp_path, capsys, monkeypa
     monkeypatch.setattr("jitlab.datasets.sources.os.pread", failing)
     assert main(words(source, tmp_path / "out")) == 1
     assert "_7.JPEG: [Errno 5] Input/output error" in capsys.readouterr().err
+
+
+def test_a_link_that_leads_nowhere_is_one_of_them(tmp_path, capsys):
+    source = image_folder(tmp_path / "source")
+    name = entries()[0][0]
+    (source / name / "link.JPEG").symlink_to(tmp_path / "nowhere")
+    assert main(words(source, tmp_path / "out")) == 1
+    assert f"{name}/link.JPEG: is a link that leads nowhere" in capsys.readouterr().err
+    assert len(open_index(tmp_path / "out", "").rows) == 60
 
 
 @pytest.mark.parametrize(
