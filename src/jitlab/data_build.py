@@ -78,7 +78,9 @@ def _tell(options: Options, built: Built) -> None:
     elif built.small:
         print(f"{built.small} images are smaller than {size} px and will be enlarged")
     scale = f"imagenet{size}" if size in SCALES else "imagenet256"
-    words = [f"data.path={folder}", *([] if size in SCALES else [f"data.image_size={size}"])]
+    # A run looks from the repository, wherever this was typed.
+    found = folder if Path("experiments", "scales").is_dir() else folder.resolve()
+    words = [f"data.path={found}", *([] if size in SCALES else [f"data.image_size={size}"])]
     words += [f"data.num_classes={index.facts.num_classes}"] if index.facts.num_classes != 1000 else []
     print(f'train on it: make experiment EXP=noise_vs_x SCALE={scale} ARGS="{shlex.join(words)}"')
 

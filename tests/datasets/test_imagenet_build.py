@@ -139,6 +139,12 @@ def test_the_closing_lines_say_what_is_there_and_how_to_train(official, tmp_path
     assert f"--image-size 44 --out {tmp_path / 'out'} --held-out 10 --samples-per-shard 10" in index.facts.command
 
 
+def test_the_closing_line_names_the_folder_whole_where_runs_would_not_find_it(official, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build(official, "out")
+    assert f"data.path={tmp_path / 'out'} " in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_info_shows_few_images_in_a_folder_of_any_name(official, tmp_path, capsys):
     out = tmp_path / "shards [x]"
     build(official, out)
