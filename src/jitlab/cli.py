@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 EXIT_RUN_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 FILES_TOLD = 16
 SHEET_PIXELS = 144
+USUAL_BATCH = 256
 NO_INDEX = "build the shards with jitlab data build, or index those that are there with jitlab data index"
 
 
@@ -180,13 +181,17 @@ def info_data(arguments: argparse.Namespace) -> int:
     describe(
         arguments.folder,
         index,
-        Serving(arguments.batch_size, arguments.window_shards, arguments.partitions),
+        Serving(
+            arguments.batch_size or min(USUAL_BATCH, len(index.split(TRAIN)[1])),
+            arguments.window_shards,
+            arguments.partitions,
+        ),
         terminal,
     )
     images = ShardImages(index, store, TRAIN, SHEET_PIXELS, "exact", seed=0, flip=False)
     sheet = arguments.sheet or Path("." if is_remote(arguments.folder) else arguments.folder) / "contact_sheet.png"
     count = contact_sheet(images, index.facts.classes, sheet)
-    terminal.print(f"{sheet}: {count} training images", highlight=False, soft_wrap=True)
+    terminal.print(f"{sheet}: {count} training images", highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
@@ -348,10 +353,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     build = verbs.add_parser("build", help=build_data.__doc__, description=build_data.__doc__)
     build.add_argument("data", choices=["digits", "imagenet"])
     build.add_argument("--image-size", type=_at_least_one, required=True, help="pixels")
-    build.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    build.add_argument("--out", type=_path, required=True, help="folder of the shards")
     own = build.add_argument_group("for imagenet")
     sources = "ILSVRC2012_img_train.tar, a folder of class folders or of one tar for each class, or WebDataset shards"
-    own.add_argument("--source", type=Path, help=sources)
+    own.add_argument("--source", type=_path, help=sources)
     store = "images as they are, cropped when read (where not given), or their centre crops, stored without loss"
     own.add_argument("--store", choices=["original", "crop"], help=store)
     own.add_argument("--format", choices=["webp", "raw"], help="of crops; webp where not given")
@@ -371,7 +376,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     verify.set_defaults(verb=verify_data)
     index = verbs.add_parser("index", help=index_data.__doc__, description=index_data.__doc__)
     index.add_argument("source", metavar="DIR|URL", help="of the shards, or such as https://host/train-{000..123}.tar")
-    index.add_argument("--out", type=Path, help="folder of the index, for shards on a server")
+    index.add_argument("--out", type=_path, help="folder of the index, for shards on a server")
     patterns = "shards that are not trained on, such as 'val-*.tar'; those named val, test or held_out where not given"
     index.add_argument("--held-out", action="append", default=[], metavar="PATTERN", help=patterns)
     index.add_argument("--num-classes", type=_at_least_one, help="one more than the highest label where not given")
@@ -379,7 +384,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     index.set_defaults(verb=index_data)
     info = verbs.add_parser("info", help=info_data.__doc__, description=info_data.__doc__)
     info.add_argument("folder", help="folder or URL of the index")
-    info.add_argument("--batch-size", type=_at_least_one, default=256, help="of the batches that are told about")
+    batch = f"of the batches that are told about; {USUAL_BATCH}, or all images where they are fewer, where not given"
+    info.add_argument("--batch-size", type=_at_least_one, help=batch)
     info.add_argument("--window-shards", type=_at_least_one, default=16, help="as data.window_shards")
     info.add_argument("--partitions", type=_at_least_one, default=1, help="as data.partitions")
     info.add_argument("--sheet", type=Path, help="the picture; contact_sheet.png in the folder where not given")
@@ -452,8 +458,15 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
+def _path(text: str) -> Path:
+    # Of an empty word, such as a shell makes of "$UNSET", Path would make the working directory.
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, not an empty word")
+    return Path(text)
+
+
 def _number_or_path(text: str) -> int | Path:
-    return _at_least_one(text) if text.isdecimal() else Path(text)
+    return _at_least_one(text) if text.isdecimal() else _path(text)
 
 
 def _whole_numbers(text: str) -> list[int]:

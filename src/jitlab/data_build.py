@@ -1,5 +1,6 @@
 """The verb `jitlab data build`: what may be asked for each data set, and what is told of it at the end."""
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,6 +19,8 @@ from jitlab.errors import UserError
 
 OF_ALL = {"verb", "data", "image_size", "out"}
 SCALES = (64, 256, 512, 1024)
+# Beyond it an image fills the memory, and neither WebP nor Pillow's guard against such images would take it.
+LARGEST = 4096
 
 
 def build_digits(given: Mapping[str, Any]) -> int:
@@ -25,8 +28,8 @@ def build_digits(given: Mapping[str, Any]) -> int:
     if strange := sorted(given.keys() - OF_ALL):
         raise UserError(f"{_option(strange[0])}: belongs to jitlab data build imagenet; leave it out for digits")
     size, folder = given["image_size"], given["out"]
-    if size < digits.SIGNAL_SIZE:
-        raise UserError(f"--image-size {size}: expected {digits.SIGNAL_SIZE} pixels or more")
+    if not digits.SIGNAL_SIZE <= size <= LARGEST:
+        raise UserError(f"--image-size {size}: expected {digits.SIGNAL_SIZE} to {LARGEST} pixels")
     index = digits.build_digits(folder, size)
     print(f"{folder}: {_counts(index)} images of {size} px, fingerprint {index.fingerprint[:12]}")
     return 0
@@ -43,6 +46,8 @@ def build_imagenet(given: Mapping[str, Any], console: Console) -> int:
         raise UserError("--format: belongs to --store crop; originals keep their own format")
     if "devkit" in given and not isinstance(given.get("held_out"), Path):
         raise UserError("--devkit: has the labels of --held-out ILSVRC2012_img_val.tar; name that, too")
+    if given["image_size"] > LARGEST:
+        raise UserError(f"--image-size {given['image_size']}: expected at most {LARGEST} pixels")
     options = Options(**{field.name: given[field.name] for field in fields(Options) if field.name in given})
     try:
         built = build_shards(options, given.get("workers") or cores(), console)
@@ -73,9 +78,11 @@ def _tell(options: Options, built: Built) -> None:
     elif built.small:
         print(f"{built.small} images are smaller than {size} px and will be enlarged")
     scale = f"imagenet{size}" if size in SCALES else "imagenet256"
-    words = [f"data.path={folder}", *([] if size in SCALES else [f"data.image_size={size}"])]
+    # A run looks from the repository, wherever this was typed.
+    found = folder if Path("experiments", "scales").is_dir() else folder.resolve()
+    words = [f"data.path={found}", *([] if size in SCALES else [f"data.image_size={size}"])]
     words += [f"data.num_classes={index.facts.num_classes}"] if index.facts.num_classes != 1000 else []
-    print(f'train on it: make experiment EXP=noise_vs_x SCALE={scale} ARGS="{" ".join(words)}"')
+    print(f'train on it: make experiment EXP=noise_vs_x SCALE={scale} ARGS="{shlex.join(words)}"')
 
 
 def _counts(index: Index) -> str:

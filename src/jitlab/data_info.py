@@ -39,18 +39,20 @@ def describe(path: str, index: Index, serving: Serving, console: Console) -> Non
     """
     facts = index.facts
     size = f"{facts.image_size} x {facts.image_size} px" if facts.image_size else "as they came, cropped when read"
-    console.print(f"{path}: {facts.source}, {size}, {facts.num_classes} classes", highlight=False, soft_wrap=True)
-    console.print(f"made by    {facts.command}", highlight=False, soft_wrap=True)
-    console.print(f"fingerprint {index.fingerprint}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{path}: {facts.source}, {size}, {facts.num_classes} classes", highlight=False, soft_wrap=True, markup=False
+    )
+    console.print(f"made by    {facts.command}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"fingerprint {index.fingerprint}", highlight=False, soft_wrap=True, markup=False)
     console.print(_splits(index))
     for line in _class_lines(index):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     if facts.unreadable:
-        console.print(f"{len(facts.unreadable)} images of the source could not be read:", highlight=False)
+        console.print(f"{len(facts.unreadable)} images of the source could not be read:", highlight=False, markup=False)
         for line in facts.unreadable:
             console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
     for line in _mixing_lines(index, serving):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def contact_sheet(images: ShardImages, names: Sequence[str], path: Path) -> int:

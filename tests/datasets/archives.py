@@ -46,15 +46,15 @@ def class_archives(path: Path, count: int = 60) -> Path:
     return path
 
 
-def words(source: object, out: Path, **options: Any) -> list[str]:
+def words(source: object, out: Path | str, **options: Any) -> list[str]:
     given = {"source": source, "out": out, "image_size": SIZE, "held_out": 10, "samples_per_shard": 10, "workers": 1}
     named = {f"--{name.replace('_', '-')}": value for name, value in {**given, **options}.items() if value is not None}
     return ["data", "build", "imagenet", *(str(word) for pair in named.items() for word in pair)]
 
 
-def build(source: object, out: Path, **options: Any) -> Index:
+def build(source: object, out: Path | str, **options: Any) -> Index:
     assert main(words(source, out, **options)) == 0
-    return open_index(out, "")
+    return open_index(Path(out), "")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -139,6 +139,25 @@ def test_the_closing_lines_say_what_is_there_and_how_to_train(official, tmp_path
     assert f"--image-size 44 --out {tmp_path / 'out'} --held-out 10 --samples-per-shard 10" in index.facts.command
 
 
+def test_the_closing_line_names_the_folder_whole_where_runs_would_not_find_it(official, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build(official, "out")
+    assert f"data.path={tmp_path / 'out'} " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_info_shows_few_images_in_a_folder_of_any_name(official, tmp_path, capsys):
+    out = tmp_path / "shards [x]"
+    build(official, out)
+    capsys.readouterr()
+    assert main(["data", "info", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{out}: imagenet, as they came, cropped when read, 5 classes"
+    assert any("batches of 50," in line for line in lines)
+    assert lines[-1] == f"{out / 'contact_sheet.png'}: 48 training images"
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width > sheet.height > 0
+
+
 def test_the_same_command_again_does_nothing_and_mends_what_is_missing(built, official, tmp_path, capsys):
     out = tmp_path / "out"
     build(official, out)
@@ -198,6 +217,15 @@ def test_an_image_that_may_not_be_read_is_one_of_them(tmp_path, capsys, monkeypa
     assert "_7.JPEG: [Errno 5] Input/output error" in capsys.readouterr().err
 
 
+def test_a_link_that_leads_nowhere_is_one_of_them(tmp_path, capsys):
+    source = image_folder(tmp_path / "source")
+    name = entries()[0][0]
+    (source / name / "link.JPEG").symlink_to(tmp_path / "nowhere")
+    assert main(words(source, tmp_path / "out")) == 1
+    assert f"{name}/link.JPEG: is a link that leads nowhere" in capsys.readouterr().err
+    assert len(open_index(tmp_path / "out", "").rows) == 60
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -230,7 +258,7 @@ def test_other_images_other_data_and_strange_shards_are_refused(built, tmp_path,
     source = image_folder(tmp_path / "source")
     next(source.glob("*/*_7.JPEG")).unlink()
     assert main(words(source, folder)) == USER_ERROR
-    assert "holds a build with images '" in capsys.readouterr().err
+    assert "holds a build with other images;" in capsys.readouterr().err
     assert main(["data", "build", "digits", "--image-size", "8", "--out", str(folder)]) == USER_ERROR
     assert "source 'imagenet', not 'digits'" in capsys.readouterr().err
     (tmp_path / "out").mkdir()
@@ -238,6 +266,18 @@ def test_other_images_other_data_and_strange_shards_are_refused(built, tmp_path,
     assert main(words(source, tmp_path / "out")) == USER_ERROR
     assert f"{tmp_path / 'out' / 'train-00099.tar'}: is no shard of this build" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train-00099.tar"]
+
+
+@pytest.mark.parametrize("data", ["imagenet", "digits"])
+def test_shards_of_somebody_else_under_the_same_names_are_not_overwritten(official, tmp_path, capsys, data):
+    theirs = tmp_path / "out" / "train-00000.tar"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"somebody else's")
+    command = ["data", "build", data, "--image-size", "8", "--out", str(theirs.parent)]
+    assert main(words(official, theirs.parent) if data == "imagenet" else command) == USER_ERROR
+    assert f"{theirs}: is no shard of this build" in capsys.readouterr().err
+    assert theirs.read_bytes() == b"somebody else's"
+    assert list(theirs.parent.iterdir()) == [theirs]
 
 
 def test_a_second_build_at_the_same_time_is_refused(official, tmp_path, capsys):
@@ -256,6 +296,7 @@ def test_a_second_build_at_the_same_time_is_refused(official, tmp_path, capsys):
         ({"format": "raw"}, "--format: belongs to --store crop"),
         ({"devkit": "kit"}, "--devkit: has the labels of --held-out ILSVRC2012_img_val.tar"),
         ({"held_out": 60}, "--held-out 60: {source} has 60 images; set fewer aside"),
+        ({"image_size": 20_000, "store": "crop"}, "--image-size 20000: expected at most 4096 pixels"),
         ({"held_out": "nowhere"}, "nowhere: there is no such file or folder"),
     ],
 )
@@ -268,13 +309,44 @@ def test_a_mistake_is_told_on_one_line_and_leaves_nothing(official, tmp_path, ca
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("within", [".", "shards", "n/../shards/crops"])
+@pytest.mark.parametrize("option", ["source", "held_out"])
+def test_shards_do_not_become_a_part_of_their_own_source(official, tmp_path, capsys, within, option):
+    folder = image_folder(tmp_path / "folder")
+    before = sorted(folder.rglob("*"))
+    given = {"source": official, option: folder}
+    assert main(words(out=folder / within, **given)) == USER_ERROR
+    assert f"lies in {folder}, where images are read from" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_file_where_the_folder_should_be_is_told(official, capsys):
+    assert main(words(official, official)) == USER_ERROR
+    assert f"--out {official}: is a file; name a folder" in capsys.readouterr().err
+
+
+def test_the_closing_line_can_be_typed_whatever_the_folder_is_called(official, tmp_path, capsys):
+    out = tmp_path / "my shards"
+    build(official, out)
+    assert f"ARGS=\"'data.path={out}' data.image_size=32" in capsys.readouterr().out.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"held_out": "0"}, {"samples_per_shard": "0"}, {"workers": "-1"}, {"seed": "x"}, {"store": "jpeg"}],
+    [
+        {"out": ""},
+        {"source": ""},
+        {"held_out": ""},
+        {"held_out": "0"},
+        {"samples_per_shard": "0"},
+        {"workers": "-1"},
+        {"seed": "x"},
+        {"store": "jpeg"},
+    ],
 )
 def test_a_value_out_of_range_is_a_mistake_of_usage(official, tmp_path, capsys, options):
     with pytest.raises(SystemExit) as caught:
-        main(words(official, tmp_path / "out", **options))
+        main(words(**{"source": official, "out": tmp_path / "out", **options}))
     assert caught.value.code == USER_ERROR
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -67,6 +67,22 @@ def test_the_index_of_our_own_shards_is_found_again(copied, index):
     assert (found.facts.image_size, found.facts.num_classes) == (16, 10)
 
 
+def test_the_index_of_a_build_is_not_replaced(copied, index):
+    before = (copied / "index.json").read_bytes()
+    with one_line_error(copied, "has the index of its build", "jitlab data build digits"):
+        indexed(copied)
+    assert (copied / "index.json").read_bytes() == before
+
+
+def test_half_a_build_is_not_indexed_as_a_whole_one(copied):
+    (copied / "index.json").unlink()
+    (copied / ".build").mkdir()
+    (copied / ".build" / "recipe.json").write_text("{}")
+    with one_line_error(copied, "holds an unfinished build"):
+        indexed(copied)
+    assert not (copied / "index.json").exists()
+
+
 def test_foreign_shards_are_parted_by_name_and_read(theirs):
     found = indexed(theirs)
     assert {split: [shard.file for shard in shards] for split, shards in found.splits.items()} == {

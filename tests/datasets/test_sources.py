@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from jitlab.datasets.sources import find_images, read_image
 from jitlab.datasets.validation import flat_validation
@@ -64,6 +65,12 @@ def test_folders_within_a_class_belong_to_it_and_hidden_files_to_none(tmp_path):
     assert source.table["key"].tolist() == [b"cat_2", b"cat_images_1", b"dog_1"]
 
 
+def test_whatever_image_folder_takes_for_an_image_is_one(tmp_path):
+    for extension in IMG_EXTENSIONS:
+        written(tmp_path, f"cat/{extension[1:]}{extension}", JPEG)
+    assert len(find_images(tmp_path).table) == len(IMG_EXTENSIONS)
+
+
 def shard(path, samples):
     return write_tar(path, [(f"{key}.{name}", content) for key, parts in samples for name, content in parts.items()])
 
@@ -114,7 +121,7 @@ def test_a_damaged_label_names_shard_and_sample(tmp_path, part):
 def test_several_sets_of_shards_are_told_apart(tmp_path):
     for name in ("train-00000", "train-00001", "val-00000"):
         shard(tmp_path / f"{name}.tar", [(name, {"jpg": JPEG, "cls": b"0"})])
-    with one_line_error("several sets of shards (train-*.tar, val-*.tar)", f"'{tmp_path}/"):
+    with one_line_error("several sets of shards (train-*.tar, val-*.tar)", f"'{tmp_path}/train-*.tar'"):
         find_images(tmp_path)
     assert len(find_images(tmp_path / "train-*.tar").table) == 2
     with one_line_error(tmp_path / "test-*.tar", "no file has such a name"):

@@ -146,7 +146,9 @@ def _check_folder(folder: Path, place: Path, plan: Plan) -> Index | None:
         check_recipe(folder, finished.facts.recipe, plan.facts.recipe)
     elif (unfinished := read_recipe(place)) is not None:
         check_recipe(folder, unfinished, plan.facts.recipe)
-    ours = {shard_file(split, number) for split, number, _ in plan.shards()}
+    # Where nothing says that a build wrote them, shards of the same names are somebody else's.
+    built = (folder / INDEX_FILE).is_file() or (place / RECIPE_FILE).is_file()
+    ours = {shard_file(split, number) for split, number, _ in plan.shards()} if built else set()
     strange = sorted(path.name for path in folder.glob("*.tar") if path.name not in ours)
     if strange:
         raise UserError(
@@ -172,12 +174,12 @@ def _build(
     console: Console | None,
     facts: Facts | None = None,
 ) -> Built:
-    if facts is None:
-        (folder / INDEX_FILE).unlink(missing_ok=True)
     for partial in folder.glob(".*.partial"):
         partial.unlink()
     with _told_when_full(folder, place, plan):
         write_json(place / RECIPE_FILE, plan.facts.recipe)
+        if facts is None:
+            (folder / INDEX_FILE).unlink(missing_ok=True)
         for name, table in tables.items():
             np.save(place / f"{name}.npy", table)
         _write_shards(folder, place, plan, set(kept), workers, console)

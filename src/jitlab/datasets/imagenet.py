@@ -84,9 +84,11 @@ def build_imagenet(options: Options, workers: int, console: Console | None) -> B
     """Build shards of ImageNet, or go on with it.
 
     Raises:
-        UserError: for a source that is none, other shards in the folder, or a full disk.
+        UserError: for a source that is none, shards that would lie within it, other shards in the folder, or a full
+            disk.
         RunError: where a process was killed.
     """
+    _check_apart(options)
     with workspace(options.out) as place:
         if console:
             console.print(f"{options.source}: looking for images", soft_wrap=True, highlight=False, markup=False)
@@ -113,6 +115,13 @@ def build_imagenet(options: Options, workers: int, console: Console | None) -> B
         counts = {split: len(table) for split, table in tables.items()}
         plan = Plan(facts, counts, options.samples_per_shard, contents, _bytes_per_image(options, training))
         return go_on_building(options.out, place, plan, tables, workers, console)
+
+
+def _check_apart(options: Options) -> None:
+    """Raise UserError where the shards would become a part of their own source."""
+    for source in (options.source, options.held_out):
+        if isinstance(source, Path) and source.is_dir() and options.out.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"--out {options.out}: lies in {source}, where images are read from; name another folder")
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ from typing import IO, Any, BinaryIO
 from PIL import Image
 
 from jitlab.datasets import remote
-from jitlab.datasets.index import HELD_OUT, TRAIN, Facts, Index, write_index
+from jitlab.datasets.index import HELD_OUT, INDEX_FILE, TRAIN, Facts, Index, open_index, write_index
 from jitlab.datasets.parallel import in_processes
 from jitlab.datasets.shards import IMAGE_EXTENSIONS, Rows, Shard, split_name, table
+from jitlab.datasets.workspace import FOLDER as WORKSPACE
+from jitlab.datasets.workspace import RECIPE_FILE
 from jitlab.errors import UserError
 
 HELD_OUT_NAMES = ("*val*", "*test*", "*held_out*")
@@ -68,9 +70,11 @@ def index_shards(
         progress: told how many of how many shards were read.
 
     Raises:
-        UserError: for shards that are damaged, without labels or with the same key twice, and where none is held out.
+        UserError: for shards that are damaged, without labels or with the same key twice, where none is held out, and
+            for a folder that has the index of its build, or is being built.
         RunError: where a server stays away or silent.
     """
+    _refuse_built(folder)
     places = _places(source)
     splits = _splits(places, held_out)
     scanned: dict[str, Scanned] = {}
@@ -164,6 +168,21 @@ def _label_of_json(content: bytes) -> int | None:
     except (ValueError, KeyError, TypeError):
         return None
     return label if type(label) is int and label >= 0 else None
+
+
+def _refuse_built(folder: Path) -> None:
+    """Keep class names and recipe, which a new index would not have, and half a build from passing for a whole."""
+    if (folder / WORKSPACE / RECIPE_FILE).exists():
+        raise UserError(f"{folder}: holds an unfinished build; type its command again: it writes the index at its end")
+    try:
+        index = open_index(folder, "")
+    except UserError:
+        return
+    if index.facts.recipe:
+        raise UserError(
+            f"{folder}: has the index of its build ({index.facts.command}), which knows more than a new one would; use "
+            f"it, or delete {folder / INDEX_FILE} first"
+        )
 
 
 def _places(source: str) -> list[str]:

@@ -27,6 +27,7 @@ from jitlab.errors import UserError
 Table = np.ndarray[Any, np.dtype[np.void]]
 """Images: file name, key, label, and where each is: archive, byte offset and size."""
 NO_ARCHIVE = -1
+MISSING = -1
 SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 CHUNK = 16384
 KINDS = (
@@ -104,6 +105,8 @@ def read_image(archives: list[str], classes: list[str], path: Path, row: np.void
     Raises UserError where it is no longer there as it was found, OSError where it cannot be read.
     """
     number, size = int(row["archive"]), int(row["size"])
+    if size == MISSING:
+        raise FileNotFoundError("is a link that leads nowhere")
     name = os.fsdecode(bytes(row["name"]))
     place = Path(archives[number]) if number != NO_ARCHIVE else path / classes[int(row["label"])] / name
     try:
@@ -229,17 +232,23 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for name in sorted(filter(_is_image, names)):
             file = Path(parent, name)
-            yield file.relative_to(folder).as_posix(), file.stat().st_size
+            yield file.relative_to(folder).as_posix(), _size(file)
+
+
+def _size(file: Path) -> int:
+    # A link that leads nowhere is an image that cannot be read, as others are.
+    return file.stat().st_size if file.exists() else MISSING
 
 
 def _shards(path: Path, shards: list[Path]) -> Source:
     if not shards:
         raise UserError(f"{path}: no file has such a name; {KINDS}")
-    sets = sorted({re.sub(r"\d+", "*", shard.name) for shard in shards})
+    names = [re.sub(r"\d+", "*", shard.name) for shard in shards]
+    sets = sorted(set(names))
     if len(sets) > 1:
         raise UserError(
             f"{path}: holds several sets of shards ({', '.join(sets)}); name one, in quotes: "
-            f"'{shards[0].parent / sets[-1]}'"
+            f"'{shards[0].parent / max(sets, key=names.count)}'"
         )
     return _checked_labels(path, shards)
 

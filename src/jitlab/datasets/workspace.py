@@ -44,8 +44,10 @@ def workspace(folder: Path) -> Iterator[Path]:
     """Yield the place for what an unfinished build in `folder` keeps, held by this build alone.
 
     SIGTERM raises KeyboardInterrupt meanwhile. The place stays for the next build where this one has left its recipe
-    there. Raises UserError where another build is at work.
+    there. Raises UserError where another build is at work, or `folder` is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file; name a folder for the shards")
     there = folder.exists()
     place = folder / FOLDER
     lock = _lock(place)
@@ -66,7 +68,7 @@ def check_recipe(folder: Path, found: Recipe, asked: Recipe) -> None:
     if not found:
         raise UserError(f"{folder}: holds shards that this command did not build; choose another folder with --out")
     differences = [
-        f"{key} {found[key]!r}, not {asked[key]!r}"
+        "other images" if key == "images" else f"{key} {found[key]!r}, not {asked[key]!r}"
         for key in sorted(found.keys() & asked.keys())
         if found[key] != asked[key]
     ]
