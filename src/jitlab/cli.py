@@ -1,22 +1,16 @@
 """The command line: verbs that import what they need when they are called, so that help is instant."""
 
 import argparse
-import shlex
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+from jitlab.cli_arguments import at_least_one, label, two_numbers, whole_numbers
+from jitlab.cli_data import add_data
 from jitlab.errors import RunError, UserError
-
-if TYPE_CHECKING:
-    from jitlab.datasets.cache import ShardCache
 
 EXIT_RUN_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 FILES_TOLD = 16
-SHEET_PIXELS = 144
-USUAL_BATCH = 256
-NO_INDEX = "build the shards with jitlab data build, or index those that are there with jitlab data index"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -97,126 +91,6 @@ def ui(arguments: argparse.Namespace) -> int:
     from jitlab.tracking_server import serve
 
     return serve(repository(), arguments.experiment, arguments.scale, arguments.name, arguments.port)
-
-
-def build_data(arguments: argparse.Namespace) -> int:
-    """Build a data set as shards, or go on with it."""
-    from jitlab import data_build
-    from jitlab.console import console
-
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    return data_build.build_digits(given) if arguments.data == "digits" else data_build.build_imagenet(given, console())
-
-
-def verify_data(arguments: argparse.Namespace) -> int:
-    """Read and decode all of the shards and compare them with their index."""
-    from jitlab.console import shard_progress
-    from jitlab.datasets.parallel import cores
-    from jitlab.datasets.store import open_store
-    from jitlab.datasets.verify import verify
-
-    index, store = open_store(arguments.folder, NO_INDEX, _cache())
-    damaged = False
-    with shard_progress("verifying") as progress:
-        for fault in verify(index, store, arguments.workers or cores(), progress):
-            print(fault, file=sys.stderr)
-            damaged = True
-    if damaged:
-        return 1
-    shards = sum(map(len, index.splits.values()))
-    print(
-        f"{arguments.folder}: {shards} shards with {len(index.rows)} images are as their index says, fingerprint "
-        f"{index.fingerprint[:12]}"
-    )
-    return 0
-
-
-def index_data(arguments: argparse.Namespace) -> int:
-    """Write the index of WebDataset shards that are there already."""
-    from jitlab.console import shard_progress
-    from jitlab.datasets.index import HELD_OUT, TRAIN
-    from jitlab.datasets.indexing import index_shards
-    from jitlab.datasets.parallel import cores
-    from jitlab.datasets.remote import is_remote
-
-    if is_remote(arguments.source) and arguments.out is None:
-        raise UserError(f"{arguments.source}: is on a server; name a folder for its index with --out")
-    out = arguments.out or Path(arguments.source)
-    if not is_remote(arguments.source) and out.resolve() != Path(arguments.source).resolve():
-        raise UserError(f"--out {out}: belongs to shards on a server; the index of a folder is written into it")
-    words = ["jitlab", "data", "index", arguments.source, *(["--out", str(out)] if arguments.out else [])]
-    words += [word for pattern in arguments.held_out for word in ("--held-out", pattern)]
-    words += ["--num-classes", str(arguments.num_classes)] if arguments.num_classes else []
-    with shard_progress("indexing") as progress:
-        index = index_shards(
-            arguments.source,
-            out,
-            arguments.held_out,
-            arguments.num_classes,
-            arguments.workers or cores(),
-            shlex.join(words),
-            progress,
-        )
-    counts = ", ".join(f"{len(index.split(split)[1])} {split}" for split in (TRAIN, HELD_OUT))
-    size = f" of {index.facts.image_size} px" if index.facts.image_size else ""
-    print(
-        f"{out}: {counts} images{size}, {index.facts.num_classes} classes, fingerprint {index.fingerprint[:12]}\n"
-        f"train on them with data.source=imagenet data.path={out} data.num_classes={index.facts.num_classes}"
-    )
-    return 0
-
-
-def info_data(arguments: argparse.Namespace) -> int:
-    """Show what shards hold, and write a contact sheet of them."""
-    from jitlab.console import console
-    from jitlab.data_info import Serving, contact_sheet, describe
-    from jitlab.datasets.images import ShardImages
-    from jitlab.datasets.index import TRAIN
-    from jitlab.datasets.remote import is_remote
-    from jitlab.datasets.store import check_store, open_store
-
-    index, store = open_store(arguments.folder, NO_INDEX, _cache())
-    check_store(index, store)
-    terminal = console()
-    describe(
-        arguments.folder,
-        index,
-        Serving(
-            arguments.batch_size or min(USUAL_BATCH, len(index.split(TRAIN)[1])),
-            arguments.window_shards,
-            arguments.partitions,
-        ),
-        terminal,
-    )
-    images = ShardImages(index, store, TRAIN, SHEET_PIXELS, "exact", seed=0, flip=False)
-    sheet = arguments.sheet or Path("." if is_remote(arguments.folder) else arguments.folder) / "contact_sheet.png"
-    count = contact_sheet(images, index.facts.classes, sheet)
-    terminal.print(f"{sheet}: {count} training images", highlight=False, soft_wrap=True, markup=False)
-    return 0
-
-
-def _cache() -> "ShardCache":
-    from jitlab.config.load import repository
-    from jitlab.config.schema import Data
-    from jitlab.datasets.cache import GIGABYTE, ShardCache
-
-    # Of the repository, as runs have it; shards can be looked at without one.
-    root = Path()
-    with suppress(UserError):
-        root = repository()
-    return ShardCache(root / Data.cache, int(Data.cache_gb * GIGABYTE))
-
-
-def show_data(arguments: argparse.Namespace) -> int:
-    """Draw the batch that a step of a run was trained on."""
-    from jitlab.config.load import repository
-    from jitlab.replay import replay
-
-    batch = replay(repository(), arguments.run, arguments.step, arguments.out)
-    for place, (key, label) in enumerate(zip(batch.keys, batch.labels, strict=True)):
-        print(f"{place:5}  {key}  class {label}")
-    print(f"{batch.picture}: {len(batch.keys)} images of step {arguments.step}, epoch {batch.epoch}, {batch.origin}")
-    return 0
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -310,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(verbs.add_parser("run", help=run.__doc__, description=run.__doc__))
     _add_report(verbs.add_parser("report", help=report.__doc__, description=report.__doc__))
     _add_ui(verbs.add_parser("ui", help=ui.__doc__, description=ui.__doc__))
-    _add_data(verbs.add_parser("data", help="Build and verify shards.", description="Build and verify shards."))
+    add_data(
+        verbs.add_parser("data", help="Build, index, check and look at shards.", description="Build and verify shards.")
+    )
     _add_sample(verbs.add_parser("sample", help=sample.__doc__, description=sample.__doc__))
     about = "Take over and write checkpoints in the official layout."
     _add_checkpoint(verbs.add_parser("checkpoint", help=about, description=about))
@@ -323,8 +199,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as train.steps=2000")
     parser.add_argument("--scale", help="a file in experiments/scales/; the question's own where not given")
     parser.add_argument("--arms", type=lambda text: text.split(","), help="run only these arms, such as x,v")
-    parser.add_argument("--seeds", type=_at_least_one, default=1, help="repeat every arm with this many seeds")
-    parser.add_argument("--name", type=_label, help="keep these runs beside others of the same question and scale")
+    parser.add_argument("--seeds", type=at_least_one, default=1, help="repeat every arm with this many seeds")
+    parser.add_argument("--name", type=label, help="keep these runs beside others of the same question and scale")
     parser.add_argument("--fresh", action="store_true", help="delete these runs and start over")
     change = "go on with another train.batch_size, from the same sample on"
     parser.add_argument("--allow-batch-change", action="store_true", help=change)
@@ -336,80 +212,31 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment")
     parser.add_argument("--scale", help="the question's own where not given")
-    parser.add_argument("--name", type=_label, help="the name that the runs were given")
+    parser.add_argument("--name", type=label, help="the name that the runs were given")
     parser.set_defaults(verb=report)
 
 
 def _add_ui(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", nargs="?", help="print the link to this question's charts")
     parser.add_argument("--scale", help="the question's own where not given")
-    parser.add_argument("--name", type=_label, help="the name that the runs were given")
+    parser.add_argument("--name", type=label, help="the name that the runs were given")
     parser.add_argument("--port", type=int, default=5000, help="of the local server")
     parser.set_defaults(verb=ui)
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    build = verbs.add_parser("build", help=build_data.__doc__, description=build_data.__doc__)
-    build.add_argument("data", choices=["digits", "imagenet"])
-    build.add_argument("--image-size", type=_at_least_one, required=True, help="pixels")
-    build.add_argument("--out", type=_path, required=True, help="folder of the shards")
-    own = build.add_argument_group("for imagenet")
-    sources = "ILSVRC2012_img_train.tar, a folder of class folders or of one tar for each class, or WebDataset shards"
-    own.add_argument("--source", type=_path, help=sources)
-    store = "images as they are, cropped when read (where not given), or their centre crops, stored without loss"
-    own.add_argument("--store", choices=["original", "crop"], help=store)
-    own.add_argument("--format", choices=["webp", "raw"], help="of crops; webp where not given")
-    held_out = "training images to set aside (1000 where not given), or where validation images are"
-    own.add_argument("--held-out", type=_number_or_path, metavar="N|PATH", help=held_out)
-    devkit = "ILSVRC2012_devkit_t12.tar.gz, which has the labels of ILSVRC2012_img_val.tar"
-    own.add_argument("--devkit", type=Path, help=devkit)
-    own.add_argument("--seed", type=_whole_number, help="of the order of the images; 0 where not given")
-    own.add_argument("--samples-per-shard", type=_at_least_one, help="1000 where not given")
-    own.add_argument("--workers", type=_at_least_one, help="processes; all cores where not given")
-    tolerated = "unreadable images to end with exit code 0 nevertheless"
-    own.add_argument("--allow-errors", type=_whole_number, metavar="N", help=tolerated)
-    build.set_defaults(verb=build_data)
-    verify = verbs.add_parser("verify", help=verify_data.__doc__, description=verify_data.__doc__)
-    verify.add_argument("folder", help="folder or URL of the index")
-    verify.add_argument("--workers", type=_at_least_one, help="processes; one a core where not given")
-    verify.set_defaults(verb=verify_data)
-    index = verbs.add_parser("index", help=index_data.__doc__, description=index_data.__doc__)
-    index.add_argument("source", metavar="DIR|URL", help="of the shards, or such as https://host/train-{000..123}.tar")
-    index.add_argument("--out", type=_path, help="folder of the index, for shards on a server")
-    patterns = "shards that are not trained on, such as 'val-*.tar'; those named val, test or held_out where not given"
-    index.add_argument("--held-out", action="append", default=[], metavar="PATTERN", help=patterns)
-    index.add_argument("--num-classes", type=_at_least_one, help="one more than the highest label where not given")
-    index.add_argument("--workers", type=_at_least_one, help="processes; one a core where not given")
-    index.set_defaults(verb=index_data)
-    info = verbs.add_parser("info", help=info_data.__doc__, description=info_data.__doc__)
-    info.add_argument("folder", help="folder or URL of the index")
-    batch = f"of the batches that are told about; {USUAL_BATCH}, or all images where they are fewer, where not given"
-    info.add_argument("--batch-size", type=_at_least_one, help=batch)
-    info.add_argument("--window-shards", type=_at_least_one, default=16, help="as data.window_shards")
-    info.add_argument("--partitions", type=_at_least_one, default=1, help="as data.partitions")
-    info.add_argument("--sheet", type=Path, help="the picture; contact_sheet.png in the folder where not given")
-    info.set_defaults(verb=info_data)
-    show = verbs.add_parser("show", help=show_data.__doc__, description=show_data.__doc__)
-    show.add_argument("--run", type=Path, required=True, help="folder of a run, such as runs/noise_vs_x-digits/x")
-    show.add_argument("--step", type=int, required=True, help="counted from 1")
-    show.add_argument("--out", type=Path, help="the picture; batchNNNNNN.png in the run's folder where not given")
-    show.set_defaults(verb=show_data)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path)
     words = "sampler settings, such as sampler.guidance_interval=[0.2,0.8]; the checkpoint's own where not given"
     parser.add_argument("overrides", nargs="*", metavar="sampler.KEY=VALUE", help=words)
-    parser.add_argument("--classes", type=_whole_numbers, required=True, help="labels, such as 207,360")
-    parser.add_argument("--count", type=_at_least_one, default=1, help="images of each class")
+    parser.add_argument("--classes", type=whole_numbers, required=True, help="labels, such as 207,360")
+    parser.add_argument("--count", type=at_least_one, default=1, help="images of each class")
     parser.add_argument("--out", type=Path, required=True, help="folder of the images")
     parser.add_argument("--cfg", help="short for sampler.guidance_scale=CFG")
     parser.add_argument("--steps", help="short for sampler.steps=STEPS")
     parser.add_argument("--solver", help="short for sampler.solver=SOLVER, such as heun")
     parser.add_argument("--weights", help="raw or ema0.9999; the first average where not given")
     parser.add_argument("--seed", default="0", help="of the noise; image i has the same in every batch")
-    parser.add_argument("--batch-size", type=_at_least_one, default=16, help="images drawn at a time")
+    parser.add_argument("--batch-size", type=at_least_one, default=16, help="images drawn at a time")
     parser.add_argument("--grid", action="store_true", help="write one picture, a row for each class")
     parser.add_argument("--trajectory", action="store_true", help="also write z and the predicted x over t")
     parser.set_defaults(verb=sample)
@@ -425,7 +252,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     taken.add_argument("--scale", help=recipe)
     taken.add_argument("--in-context-start", type=int, help="block of the first class tokens; that of the paper's size")
     decays = "of model_ema1 and model_ema2, such as 0.9999,0.9996"
-    taken.add_argument("--ema-decays", type=_two_numbers, default=(0.9999, 0.9996), metavar="D,D", help=decays)
+    taken.add_argument("--ema-decays", type=two_numbers, default=(0.9999, 0.9996), metavar="D,D", help=decays)
     taken.set_defaults(verb=import_checkpoint)
     written = verbs.add_parser("export", help=export_checkpoint.__doc__, description=export_checkpoint.__doc__)
     written.add_argument("checkpoint", type=Path)
@@ -433,7 +260,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     written.add_argument("--format", choices=["official", "safetensors"], default="official")
     written.add_argument("--weights", help="for safetensors: raw or ema0.9999; the first average where not given")
     decays = "averages to write as model_ema1 and model_ema2; the first two where not given"
-    written.add_argument("--ema-decays", type=_two_numbers, metavar="D,D", help=decays)
+    written.add_argument("--ema-decays", type=two_numbers, metavar="D,D", help=decays)
     written.set_defaults(verb=export_checkpoint)
 
 
@@ -444,50 +271,6 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
     without = "only count: do not train for ten seconds, and estimate no times"
     parser.add_argument("--no-measurement", dest="measurement", action="store_false", help=without)
     parser.set_defaults(verb=list_, what="experiments")
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of 1 or more")
-    return int(text)
-
-
-def _whole_number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of 0 or more")
-    return int(text)
-
-
-def _path(text: str) -> Path:
-    # Of an empty word, such as a shell makes of "$UNSET", Path would make the working directory.
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, not an empty word")
-    return Path(text)
-
-
-def _number_or_path(text: str) -> int | Path:
-    return _at_least_one(text) if text.isdecimal() else _path(text)
-
-
-def _whole_numbers(text: str) -> list[int]:
-    words = text.split(",")
-    if not all(word.isdecimal() for word in words):
-        raise argparse.ArgumentTypeError(f"'{text}': expected whole numbers, such as 207,360")
-    return [int(word) for word in words]
-
-
-def _two_numbers(text: str) -> tuple[float, float]:
-    try:
-        first, second = map(float, text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}': expected two numbers, such as 0.9999,0.9996") from error
-    return first, second
-
-
-def _label(text: str) -> str:
-    if not text.replace("-", "").replace("_", "").isalnum():
-        raise argparse.ArgumentTypeError(f"'{text}': expected letters, digits, '-' and '_'")
-    return text
 
 
 if __name__ == "__main__":

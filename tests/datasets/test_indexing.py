@@ -114,6 +114,19 @@ def test_labels_may_be_in_json(tmp_path):
     assert indexed(tmp_path).split("train")[1]["label"].tolist() == [3] * 5
 
 
+def test_class_names_are_those_of_the_samples_where_every_class_has_one(theirs):
+    def named(name_of):
+        for number in range(7):
+            labelled = {"cls": str(number).encode(), "json": json.dumps({"synset": name_of(number)}).encode()}
+            samples = [{**sample, **labelled} for sample in foreign(number, count=1 + number)]
+            write(theirs / f"imagenet-{'val' if number == 6 else 'train'}-{number:04d}.tar", samples)
+        return indexed(theirs).facts.classes
+
+    (theirs / "imagenet-validation-00.tar").unlink()
+    assert named(lambda number: f"n{number}") == [f"n{number}" for number in range(7)]
+    assert named(lambda number: f"n{number}" if number else None) == []
+
+
 def test_any_pattern_names_what_is_held_out(theirs):
     found = indexed(theirs, held_out=["*-0002.tar"])
     assert [shard.file for shard in found.splits["held_out"]] == ["imagenet-train-0002.tar"]

@@ -37,15 +37,25 @@ class _Found:
     size: tuple[int, int] | None = None  # width, height
     label: int | None = None
     label_of_json: int | None = None
+    class_name: str | None = None
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """A shard as one pass found it; `sizes` are the widths and heights of its images."""
+    """A shard as one pass found it.
+
+    Args:
+        shard: what it is.
+        rows: of its samples.
+        sizes: widths and heights of its images.
+        names: labels with the class names that samples of them have.
+        faults: what is wrong with it.
+    """
 
     shard: Shard
     rows: Rows
     sizes: set[tuple[int, int]]
+    names: set[tuple[int, str]]
     faults: list[str] = field(default_factory=list)
 
 
@@ -91,7 +101,7 @@ def index_shards(
         source="imagenet",
         image_size=_common_size(scanned.values()),
         num_classes=num_classes or labels,
-        classes=[],
+        classes=_class_names(scanned.values(), num_classes or labels),
         command=command,
         location=_location(places) if remote.is_remote(source) else None,
     )
@@ -128,7 +138,8 @@ def scan(place: str) -> Scanned:
     rows = table((key, labels[key] or 0, *sample.place) for key, sample in samples.items() if sample.place)
     shard = Shard(name, read.bytes, read.sha256.hexdigest(), len(rows))
     sizes = {sample.size for sample in samples.values() if sample.size}
-    return Scanned(shard, rows, sizes, [f"{place}: {fault}" for fault in faults])
+    names = {(labels[key] or 0, sample.class_name) for key, sample in samples.items() if sample.class_name}
+    return Scanned(shard, rows, sizes, names, [f"{place}: {fault}" for fault in faults])
 
 
 def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, _Found]) -> Iterator[str]:
@@ -154,7 +165,7 @@ def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, _F
     elif extension == "cls":
         sample.label = _label(content)
     else:
-        sample.label_of_json = _label_of_json(content)
+        sample.label_of_json, sample.class_name = _facts_of_json(content)
 
 
 def _label(content: bytes) -> int | None:
@@ -162,12 +173,21 @@ def _label(content: bytes) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _label_of_json(content: bytes) -> int | None:
+def _facts_of_json(content: bytes) -> tuple[int | None, str | None]:
+    """Return label and class name, None for what is not there."""
     try:
-        label: Any = json.loads(content)["label"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return label if type(label) is int and label >= 0 else None
+        facts: Any = json.loads(content)
+        label, name = facts.get("label"), facts.get("synset")
+    except (ValueError, AttributeError):
+        return None, None
+    return label if type(label) is int and label >= 0 else None, name if isinstance(name, str) else None
+
+
+def _class_names(scanned: Iterable[Scanned], count: int) -> list[str]:
+    """Return the name of each class in the order of labels, where every one has a single name."""
+    found = {pair for each in scanned for pair in each.names}
+    names = dict(sorted(found))
+    return list(names.values()) if len(found) == len(names) == count else []
 
 
 def _refuse_built(folder: Path) -> None:

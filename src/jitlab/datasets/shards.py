@@ -17,7 +17,10 @@ import numpy as np
 from jitlab.files import replacing
 
 # What an image may be stored as; other members of a tar belong to a sample but are not its image.
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "qoi", "bmp", "gif", "tif", "tiff")
+IMAGE_EXTENSIONS = (
+    *("jpg", "jpeg", "png", "webp", "ppm", "pgm", "qoi", "bmp", "gif", "tif", "tiff"),
+    *("jpe", "jfif", "avif"),
+)
 # A name in a tar file has room for 100 bytes, extension and number included.
 LONGEST_KEY = 80
 Rows = np.ndarray[Any, np.dtype[np.void]]
