@@ -133,3 +133,11 @@ def test_a_copy_that_its_disk_has_changed_is_named_with_the_folder_to_empty(repo
     for copy in folder.iterdir():
         copy.unlink()
     assert run("--name", "second", f"data.path={url}") == 0
+
+
+def test_a_cache_folder_that_cannot_be_is_told_with_its_setting(repository, served, capsys):
+    (repository / "data" / "cache").write_text("a file")
+    assert run(f"data.path={served.url('digits')}") == USER_ERROR
+    line = capsys.readouterr().err
+    assert line.startswith(f"jitlab: data.cache = {repository / 'data' / 'cache'}: ")
+    assert line.count("\n") == 1

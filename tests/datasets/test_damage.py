@@ -161,3 +161,12 @@ def test_too_many_open_files_are_no_damage(folder, tmp_path, monkeypatch):
     monkeypatch.undo()
     images[Reference(0, 0)]
     assert damaged_samples(tmp_path / "damaged.jsonl") == 0
+
+
+def test_a_line_that_a_power_cut_tore_is_written_again(three_damaged, tmp_path):
+    (tmp_path / "damaged.jsonl").write_text('{"key": "000')
+    images = tolerant(three_damaged, tmp_path, 3).images
+    for place in (3, 4, 900):
+        images[Reference(0, place)]
+    assert damaged_samples(tmp_path / "damaged.jsonl") == 3
+    assert len((tmp_path / "damaged.jsonl").read_text().splitlines()) == 4

@@ -195,3 +195,9 @@ def test_more_partitions_than_shards_or_a_batch_too_large_for_them_are_refused(f
     with one_line_error("data.partitions = 5", "4 training shards"):
         datamodule(folder, partitions=5)
     assert datamodule(folder, batch_size=1600, partitions=4).batches_per_epoch == 1
+
+
+def test_a_checkpoint_without_what_was_trained_on_in_which_batches_is_refused(folder):
+    module = datamodule(folder)
+    with one_line_error("an earlier version", "--fresh"):
+        module.load_state_dict({"epoch": 0, "batch": 3, "fingerprint": module.fingerprint})

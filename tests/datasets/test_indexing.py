@@ -145,6 +145,8 @@ def test_classes_beyond_those_that_were_named_are_refused(theirs):
 def test_a_folder_without_shards_is_refused(tmp_path):
     with one_line_error(tmp_path, "no .tar files"):
         indexed(tmp_path)
+    with one_line_error(tmp_path / "nowhere", "no such folder"):
+        indexed(tmp_path / "nowhere")
 
 
 def unlabelled(folder):

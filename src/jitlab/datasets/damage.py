@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +41,8 @@ class Damage:
             # Given back when the file is closed, whatever closes it.
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            known = {json.loads(line)["key"] for line in file}
+            text = file.read()
+            known = set(_keys(text))
             if key in known:
                 return
             if len(known) >= self.limit:
@@ -47,9 +50,18 @@ class Damage:
                     f"data.skip_damaged = {self.limit}: {len(known) + 1} samples are damaged (see {self.path}); the "
                     f"last one: {error}"
                 )
+            if text and not text.endswith("\n"):
+                file.write("\n")
             file.write(json.dumps({"key": key, "error": str(error)}) + "\n")
 
 
 def damaged_samples(path: Path) -> int:
     """Return how many damaged samples a run has met."""
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return len(set(_keys(path.read_text()))) if path.exists() else 0
+
+
+def _keys(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        # A line that a power cut tore counts no sample: it is met, and written, again.
+        with suppress(ValueError):
+            yield json.loads(line)["key"]

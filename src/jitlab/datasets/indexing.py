@@ -208,6 +208,8 @@ def _refuse_built(folder: Path) -> None:
 def _places(source: str) -> list[str]:
     if remote.is_remote(source):
         return remote.list_shards(source)
+    if not Path(source).is_dir():
+        raise UserError(f"{source}: there is no such folder; name a folder or a URL of WebDataset shards")
     found = sorted(str(path) for path in Path(source).glob("*.tar"))
     if not found:
         raise UserError(f"{source}: has no .tar files; name a folder or a URL of WebDataset shards")

@@ -127,6 +127,8 @@ class PositionedDataModule(LightningDataModule):
                 f"{self.what}: these are not the data that the checkpoint was trained on (fingerprint "
                 f"{self.fingerprint[:12]}, expected {state_dict['fingerprint'][:12]}); restore them, or --fresh"
             )
+        if "segments" not in state_dict:
+            raise UserError(f"{self.what}: the checkpoint is of an earlier version of jitlab; --fresh starts over")
         self._segments = [Segment(*numbers) for numbers in state_dict["segments"]]
         before, now = self._segments[-1].batch_size, self.order.batch_size
         if before == now:

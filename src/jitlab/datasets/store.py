@@ -226,7 +226,12 @@ def _copied_index(url: str, cache: ShardCache) -> Path:
     """Copy a remote index beside the cache where it is not there yet, and return the folder."""
     url = url.rstrip("/")
     folder = cache.folder / "indexes" / hashlib.sha256(url.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"data.cache = {cache.folder}: {error.strerror}; set it to a folder that can be written"
+        ) from error
     content = _index_of(url)
     with FileLock(folder / "lock"):
         path = folder / INDEX_FILE
