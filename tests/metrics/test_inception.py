@@ -1,5 +1,6 @@
 import hashlib
 import io
+import zipfile
 from urllib.error import URLError
 
 import pytest
@@ -123,9 +124,10 @@ def saved(content) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 @pytest.mark.parametrize("kind", ["empty", "text", "truncated", "code"])
-def test_a_damaged_file_is_told_and_nothing_in_it_run(kind, inception_weights, tmp_path, capsys):
-    path = tmp_path / "weights.pth"
+def test_a_damaged_file_is_told_and_nothing_in_it_run(kind, name, inception_weights, tmp_path, capsys):
+    path = tmp_path / name
     whole = inception_weights.read_bytes()
     path.write_bytes(
         {"empty": b"", "text": b"weights", "truncated": whole[: len(whole) // 2], "code": saved(Evil())}[kind]
@@ -133,6 +135,15 @@ def test_a_damaged_file_is_told_and_nothing_in_it_run(kind, inception_weights, t
     with pytest.raises(UserError, match="truncated, or no file of PyTorch weights"):
         Inception(CPU, path)
     assert "code" not in capsys.readouterr().out
+
+
+def test_the_torchscript_file_of_other_codebases_is_told(tmp_path):
+    path = tmp_path / "inception-2015-12-05.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {"data.pkl": b"", "constants.pkl": b"", "version": b"3\n"}.items():
+            archive.writestr(f"inception/{name}", content)
+    with pytest.raises(UserError, match="truncated, or no file of PyTorch weights"):
+        Inception(CPU, path)
 
 
 @pytest.mark.parametrize("content", [{"fc.weight": torch.zeros(3)}, torch.zeros(3), [1]])

@@ -61,6 +61,25 @@ def test_far_samples_are_nothing_and_a_collapsed_generator_is_precise_but_covers
     assert collapsed.coverage < 0.3
 
 
+def line(*points):
+    return torch.tensor(points, dtype=torch.float64)[:, None]
+
+
+def test_a_ball_of_precision_and_recall_holds_its_border():
+    # The third neighbour of 9 is 6; 12 is as far away.
+    numbers, twelve = line(*range(10)), line(*[12] * 6)
+    assert neighbours(twelve, numbers, CPU).precision == 1
+    assert neighbours(numbers, twelve, CPU).recall == 1
+    assert neighbours(twelve + 0.01, numbers, CPU).precision == 0
+
+
+def test_a_ball_of_density_and_coverage_is_open():
+    # The fifth neighbour of 9 is 4; 14 is as far away.
+    numbers, fourteen = line(*range(10)), line(*[14] * 6)
+    assert neighbours(fourteen, numbers, CPU) == (0, 0, 0, 0)
+    assert neighbours(fourteen - 0.01, numbers, CPU) == (0, 0, 1 / 5, 1 / 10)
+
+
 def test_too_few_vectors_are_refused():
     with pytest.raises(ValueError, match="5 neighbours need 6 vectors or more, got 5"):
         neighbours(features(20), features(5), CPU)

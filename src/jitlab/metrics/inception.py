@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -88,8 +88,10 @@ def _remedy() -> str:
 def _load(path: Path) -> FeatureExtractorInceptionV3:
     try:
         # torch-fidelity unpickles whatever is in the file: only what holds nothing but tensors may get there.
-        torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            torch.load(path, map_location="cpu", weights_only=True)
+    # What torch, pickle and safetensors raise for damaged files is of all kinds.
+    except Exception as error:
         raise UserError(f"{path}: truncated, or no file of PyTorch weights; {_remedy()}") from error
     try:
         return FeatureExtractorInceptionV3(INCEPTION, LAYERS, feature_extractor_weights_path=str(path))
