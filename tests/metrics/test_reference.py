@@ -60,6 +60,15 @@ def test_files_of_other_codebases_are_read_as_unverified(path, dtype):
     assert frechet_distance(found.moments, moments()) == pytest.approx(0, abs=1e-5)
 
 
+def test_rounding_is_not_taken_for_asymmetry(path):
+    covariance = moments().covariance.numpy()
+    rounded = np.triu(covariance) + np.tril(covariance, -1) * (1 + 1e-7)
+    np.savez(path, **arrays(sigma=rounded))
+    found = read_reference(path, 4).moments.covariance
+    assert torch.equal(found, found.T)
+    np.testing.assert_allclose(found, covariance, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("field", "other", "words"),
     [

@@ -95,13 +95,13 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def _factor(moments: Moments) -> Tensor:
     """Return F (D, rank) with F Fᵀ = the covariance: Cholesky's where the rank is full beyond doubt, for its speed."""
     covariance = moments.covariance
-    rounding = len(covariance) * torch.finfo(covariance.dtype).eps
+    eps = torch.finfo(covariance.dtype).eps
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(covariance)
     pivots = factor.diagonal().square()
-    if not failed and pivots.min() > rounding * pivots.max():
+    if not failed and pivots.min() > math.sqrt(eps) * pivots.max():
         return factor
     values, vectors = torch.linalg.eigh(covariance)
-    kept = values > rounding * values[-1]
+    kept = values > len(covariance) * eps * values[-1]
     factor = vectors[:, kept] * values[kept].sqrt()
     return factor
