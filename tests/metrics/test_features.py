@@ -1,9 +1,18 @@
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jitlab.metrics.features import EXTRACTORS, metric_name, pixels
+from jitlab.errors import UserError
+from jitlab.metrics.features import Pixels, build_extractor, full_batches, metric_name
+
+CPU = torch.device("cpu")
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    return Pixels()(images).vectors
 
 
 def checkerboard(size: int, cell: int) -> torch.Tensor:
@@ -42,7 +51,45 @@ def test_images_of_a_batch_do_not_mix():
     assert torch.equal(pixels(images)[1:2], pixels(images[1:2]))
 
 
-@pytest.mark.parametrize("name", EXTRACTORS)
-def test_a_distance_is_named_after_its_features_and_never_fid(name):
-    assert metric_name(name) == f"fd_{name}"
-    assert "fid" not in metric_name(name)
+@pytest.mark.parametrize(
+    ("features", "name"),
+    [
+        ("inception", "fid"),
+        ("pixels", "fd_pixels"),
+        ("timm:vit_small_patch14_dinov2.lvd142m", "fd_timm_vit_small_patch14_dinov2.lvd142m"),
+        ("timm:inception_v3.tf_in1k", "fd_timm_inception_v3.tf_in1k"),
+    ],
+)
+def test_only_the_distance_of_inception_is_called_fid(features, name):
+    assert metric_name(features) == name
+
+
+def test_extractors_are_built_by_name():
+    extractor = build_extractor("pixels", CPU)
+    features = extractor(torch.zeros(3, 3, 16, 16, dtype=torch.uint8))
+    assert (extractor.name, extractor.weights_sha256, extractor.classes) == ("pixels", "", 0)
+    assert features.vectors.shape == (3, extractor.dimensions)
+    assert features.logits is None
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "words"),
+    [
+        ("inceptoin", None, "did you mean 'inception'"),
+        ("vgg", None, "expected one of pixels, inception, timm:NETWORK"),
+        ("pixels", "w.pth", "this is none"),
+    ],
+)
+def test_what_is_no_extractor_is_told(name, weights, words):
+    with pytest.raises(UserError, match=words):
+        build_extractor(name, CPU, weights and Path(weights))
+
+
+@settings(deadline=None, max_examples=20)
+@given(n=st.integers(0, 100))
+def test_batches_are_full_and_in_order(n):
+    images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, 2, 2)
+    batches = full_batches(images)
+    assert {len(batch) for batch in batches} <= {32}
+    assert torch.equal(torch.cat([images[:0], *batches])[:n], images)
+    assert sum(map(len, batches)) - n < 32

@@ -8,6 +8,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from jitlab.metrics.frechet import Moments, RunningMoments, frechet_distance
 
@@ -79,6 +80,72 @@ def test_fewer_than_two_vectors_have_no_covariance(n):
         running.compute()
 
 
+@few
+@given(cuts=st.lists(st.integers(0, 40), max_size=5), seed=seeds, offset=st.sampled_from([1e3, 1e6]))
+def test_a_mean_that_is_large_against_the_spread_costs_no_digits(cuts, seed, offset):
+    # On a grid of 2^-16, so that the shifted vectors are exact, and so is the covariance that they should have.
+    whole = (vectors(40, 3, seed) * 2**16).round() / 2**16
+    ends = [0, *sorted(cuts), 40]
+    pooled = moments_of(*[whole[a:b] + offset for a, b in pairwise(ends)])
+    np.testing.assert_allclose(pooled.covariance, np.cov(whole.numpy(), rowvar=False), rtol=0, atol=offset * 1e-14)
+
+
+@few
+@given(cuts=st.lists(st.integers(0, 40), min_size=1, max_size=3), seed=seeds)
+def test_parts_merge_to_one_pass(cuts, seed):
+    whole = vectors(40, 3, seed)
+    parts = []
+    for rows in whole.tensor_split(sorted(cuts)):
+        parts.append(RunningMoments(3))
+        parts[-1].update(rows)
+    for part in parts[1:]:
+        parts[0].merge_state(part)
+    pooled, expected = parts[0].compute(), moments_of(whole)
+    assert pooled.n == 40
+    torch.testing.assert_close(pooled.covariance, expected.covariance, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pooled.mean, expected.mean, rtol=1e-12, atol=1e-12)
+
+
+@few
+@given(cut=st.integers(0, 40), seed=seeds)
+def test_taken_up_from_a_saved_state_it_goes_on_to_the_bit(cut, seed, tmp_path_factory):
+    whole = vectors(40, 3, seed)
+    straight, first, second = RunningMoments(3), RunningMoments(3), RunningMoments(3)
+    for running, rows in ((straight, whole[:cut]), (straight, whole[cut:]), (first, whole[:cut])):
+        running.update(rows)
+    path = tmp_path_factory.mktemp("state") / "state.pt"
+    torch.save(first.state(), path)
+    second.update(whole[:7])
+    second.load(torch.load(path))
+    first.update(whole)
+    second.update(whole[cut:])
+    assert torch.equal(second.state()["moments"], straight.state()["moments"])
+
+
+def test_a_saved_state_alone_has_moments():
+    first, second = RunningMoments(3), RunningMoments(3)
+    first.update(vectors(9, 3, 0))
+    second.load(first.state())
+    first.update(vectors(9, 3, 1))
+    assert second.compute().n == 9
+
+
+def test_what_goes_on_leaves_a_saved_state_as_it_was():
+    first, second = RunningMoments(3), RunningMoments(3)
+    first.update(vectors(9, 3, 0))
+    state = first.state()
+    before = state["moments"].clone()
+    second.load(state)
+    for running in (first, second):
+        running.update(vectors(5, 3, 1))
+    assert torch.equal(state["moments"], before)
+
+
+def test_a_state_of_other_features_is_refused():
+    with pytest.raises(ValueError, match=r"RunningMoments: .*\(5, 5\).* expected .*\(4, 4\)"):
+        RunningMoments(3).load(RunningMoments(4).state())
+
+
 def test_moments_of_one_feature_keep_their_shape():
     pooled = moments_of(vectors(10, 1, 0))
     assert (pooled.mean.shape, pooled.covariance.shape) == ((1,), (1, 1))
@@ -145,6 +212,48 @@ def test_the_distance_is_that_of_the_matrix_square_root(dimensions, seed):
 def test_rank_deficient_covariances_keep_the_shift_exact(seed, shift):
     a = random_moments(10, seed, rank=2)
     assert frechet_distance(a, Moments(a.n, a.mean + shift, a.covariance)) == pytest.approx(10 * shift**2, abs=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 500), (40, 500), (500, 40), (40, 30)])
+@pytest.mark.parametrize("dead", [0, 9])
+def test_the_distance_is_torch_fidelitys_with_more_and_with_fewer_vectors_than_dimensions(n, m, dead):
+    ours, theirs = vectors(n, 64, 0), vectors(m, 64, 1)
+    # Features that never vary, as an untrained or a saturated network has them.
+    ours[:, :dead] = theirs[:, :dead] = 1
+    expected = fid_statistics_to_metric(*map(fid_features_to_statistics, (ours, theirs)), verbose=False)
+    tolerance = 1e-6 if min(n, m) > 64 else 1e-4
+    found = frechet_distance(moments_of(ours), moments_of(theirs))
+    assert found == pytest.approx(expected["frechet_inception_distance"], rel=tolerance)
+
+
+@few
+@given(n=st.integers(2, 9), m=st.integers(2, 9), seed=seeds)
+def test_fewer_vectors_than_dimensions_cost_no_digits(n, m, seed):
+    # The distance is that within the subspace that all vectors span, where covariances are far smaller.
+    ours, theirs = vectors(n, 40, seed), vectors(m, 40, seed + 1)
+    span = torch.linalg.qr(torch.cat([ours, theirs]).T).Q
+    inside = frechet_distance(moments_of(ours @ span), moments_of(theirs @ span))
+    assert frechet_distance(moments_of(ours), moments_of(theirs)) == pytest.approx(inside, rel=1e-9)
+    assert frechet_distance(moments_of(ours), moments_of(ours)) == pytest.approx(0, abs=1e-9)
+
+
+@few
+@given(dimensions=st.integers(3, 30), seed=seeds)
+def test_a_direction_without_spread_is_not_taken_for_rounding(dimensions, seed):
+    # Cholesky's factorisation may pass here, with a last pivot that is rounding and whose root is not small.
+    factor = torch.from_numpy(np.random.default_rng(seed).normal(size=(dimensions, dimensions - 1)))
+    mean = torch.zeros(dimensions, dtype=torch.float64)
+    flat, full = gaussian(mean, factor @ factor.T), gaussian(mean, spd(dimensions, seed + 1))
+    overlap = torch.linalg.eigvalsh(factor.T @ full.covariance @ factor).clamp(min=0).sqrt().sum()
+    expected = float((flat.covariance + full.covariance).trace() - 2 * overlap)
+    assert frechet_distance(flat, full) == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_number_of_vectors_that_is_not_known_does_not_matter():
+    a, b = moments_of(vectors(20, 8, 0)), moments_of(vectors(5, 8, 1))
+    unknown = Moments(None, b.mean, b.covariance)
+    assert frechet_distance(a, unknown) == pytest.approx(frechet_distance(a, b), rel=1e-6)
+    assert frechet_distance(unknown, a) == pytest.approx(frechet_distance(a, b), rel=1e-6)
 
 
 def test_constant_vectors_have_a_distance():

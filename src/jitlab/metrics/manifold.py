@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from jitlab.metrics.accumulation import Accumulation
 from jitlab.metrics.frechet import RunningMoments
 from jitlab.randomness import seeded
 
@@ -65,14 +65,13 @@ class ManifoldFit:
         return Manifold(mean, _leading(rows, float(rows.square().sum()), self.keep, power=2))
 
 
-class OffManifold(Metric):
+class OffManifold(Accumulation):
     """The share, in [0, 1], of the energy of generated patches about the mean of real ones that is off their subspace.
 
     At most 1 - keep for the real patches themselves. Energy about the *real* mean: a constant shift off the subspace
     counts too. Summed in float64; pooled over batches and processes it equals one pass.
     """
 
-    full_state_update = False
     total: Tensor
     inside: Tensor
 

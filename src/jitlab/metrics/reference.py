@@ -1,0 +1,124 @@
+"""Reference statistics: mean and covariance of the features of real images, in a file that says what they are of."""
+
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jitlab.errors import UserError
+from jitlab.files import replacing
+from jitlab.metrics.frechet import Moments
+
+SYMMETRY = 1e-5
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What statistics are of: the features and their network's weights, and the images before them.
+
+    `image_size` is in pixels, `crop` says how images were brought to it, `fingerprint` tells the data from others.
+    """
+
+    features: str
+    weights_sha256: str
+    image_size: int
+    crop: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images; `provenance` is None, and they are unverified, in files of other codebases."""
+
+    moments: Moments
+    provenance: Provenance | None
+
+
+def write_reference(path: Path, moments: Moments, provenance: Provenance) -> None:
+    """Replace `path` by an .npz with `mu` and `sigma`, which other codebases read, and beside them n and provenance."""
+    mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
+    with replacing(path) as file:
+        np.savez(file, mu=mean, sigma=covariance, n=np.int64(moments.n or 0), **asdict(provenance))
+
+
+def read_reference(path: Path, dimensions: int) -> Reference:
+    """Read statistics of features of so many dimensions, of this or another codebase (ADM's, JiT's: `mu`, `sigma`).
+
+    Raises UserError for a file that is missing, damaged, of other features, or that holds no covariance.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as archive:
+            # Named ones only: ADM's hold their images beside them.
+            names = [name for name in ("mu", "sigma", "n", *Provenance.__dataclass_fields__) if name in archive]
+            found = {name: archive[name] for name in names}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; jitlab evaluate reference writes one") from error
+    # An array of an archive's own member, not an archive, has no `__exit__`.
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged, or no .npz of reference statistics") from error
+    missing = [name for name in ("mu", "sigma") if name not in found]
+    if missing:
+        raise UserError(f"{path}: no {' and '.join(missing)}; expected an .npz of reference statistics")
+    n = int(found["n"]) or None if "n" in found else None
+    mean, covariance = _checked(path, found["mu"], found["sigma"], dimensions)
+    moments = Moments(n, torch.from_numpy(mean), torch.from_numpy(covariance))
+    return Reference(moments, _provenance(path, found))
+
+
+def check_reference(path: Path, reference: Reference, expected: Provenance) -> None:
+    """Raise UserError, naming the field and both values, where statistics are not of what is to be evaluated.
+
+    Unverified ones pass: there is nothing that they could be held to.
+    """
+    if reference.provenance is None:
+        return
+    for field, value in asdict(expected).items():
+        found = getattr(reference.provenance, field)
+        if found != value:
+            raise UserError(
+                f"{path}: {field} is {_shown(found)}, but the evaluation's is {_shown(value)}; name a reference that "
+                "fits, or write one with jitlab evaluate reference"
+            )
+
+
+def _checked(
+    path: Path, mean: NDArray[np.generic], covariance: NDArray[np.generic], dimensions: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both in float64, where they can be what they are said to be."""
+    if mean.shape != (dimensions,) or covariance.shape != (dimensions, dimensions):
+        raise UserError(
+            f"{path}: mu {mean.shape} and sigma {covariance.shape}, expected ({dimensions},) and "
+            f"({dimensions}, {dimensions}): statistics of other features"
+        )
+    if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
+        raise UserError(f"{path}: mu is {mean.dtype} and sigma {covariance.dtype}, expected floating point numbers")
+    mean64, covariance64 = mean.astype(np.float64), covariance.astype(np.float64)
+    if not (np.isfinite(mean64).all() and np.isfinite(covariance64).all()):
+        raise UserError(f"{path}: mu or sigma holds NaN or infinity; compute the statistics again")
+    # Files in float32, and those that were summed in it, are symmetric but for rounding.
+    if np.abs(covariance64 - covariance64.T).max() > SYMMETRY * np.abs(covariance64).max():
+        raise UserError(f"{path}: sigma is not symmetric, so it is no covariance; compute the statistics again")
+    if covariance64.diagonal().min() < 0:
+        raise UserError(f"{path}: sigma has a variance below 0, so it is no covariance; compute the statistics again")
+    return mean64, (covariance64 + covariance64.T) / 2
+
+
+def _provenance(path: Path, found: dict[str, NDArray[np.generic]]) -> Provenance | None:
+    fields = Provenance.__dataclass_fields__
+    given = [name for name in fields if name in found]
+    if not given:
+        return None
+    missing = [name for name in fields if name not in found]
+    if missing:
+        raise UserError(f"{path}: says {given[0]} but not {missing[0]}; write it again with jitlab evaluate reference")
+    values = {name: found[name].item() for name in fields}
+    return Provenance(**values)
+
+
+def _shown(value: str | int) -> str:
+    """Return a value as a message shows it: of a hash its beginning."""
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text or "none"

@@ -1,0 +1,137 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jitlab.errors import UserError
+from jitlab.metrics.frechet import Moments, frechet_distance
+from jitlab.metrics.reference import Provenance, check_reference, read_reference, write_reference
+
+PROVENANCE = Provenance("inception", "a" * 64, 256, "centre", "b" * 64)
+
+
+def moments(seed=0, dimensions=4) -> Moments:
+    draw = np.random.default_rng(seed)
+    return Moments(
+        90,
+        torch.from_numpy(draw.normal(size=dimensions)),
+        torch.from_numpy(np.cov(draw.normal(size=(dimensions, 20)))),
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "reference.npz"
+
+
+def arrays(dtype=np.float64, **changed):
+    own = moments()
+    return {"mu": own.mean.numpy().astype(dtype), "sigma": own.covariance.numpy().astype(dtype), **changed}
+
+
+def test_what_was_written_is_read_to_the_bit(path):
+    write_reference(path, moments(), PROVENANCE)
+    found = read_reference(path, 4)
+    assert found.provenance == PROVENANCE
+    assert found.moments.n == 90
+    assert torch.equal(found.moments.mean, moments().mean)
+    assert torch.equal(found.moments.covariance, moments().covariance)
+    check_reference(path, found, PROVENANCE)
+
+
+def test_other_codebases_find_their_keys(path):
+    write_reference(path, moments(), PROVENANCE)
+    with np.load(path) as archive:
+        assert np.array_equal(archive["mu"], moments().mean.numpy())
+        assert np.array_equal(archive["sigma"], moments().covariance.numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_files_of_other_codebases_are_read_as_unverified(path, dtype):
+    # ADM's hold images beside them, which must not be read: here, objects that cannot be.
+    np.savez(path, **arrays(dtype), arr_0=np.array([object()], dtype=object), mu_s=np.zeros(3))
+    found = read_reference(path, 4)
+    assert found.provenance is None
+    assert found.moments.n is None
+    assert found.moments.mean.dtype == found.moments.covariance.dtype == torch.float64
+    check_reference(path, found, PROVENANCE)
+    assert frechet_distance(found.moments, moments()) == pytest.approx(0, abs=1e-5)
+
+
+def test_rounding_is_not_taken_for_asymmetry(path):
+    covariance = moments().covariance.numpy()
+    rounded = np.triu(covariance) + np.tril(covariance, -1) * (1 + 1e-7)
+    np.savez(path, **arrays(sigma=rounded))
+    found = read_reference(path, 4).moments.covariance
+    assert torch.equal(found, found.T)
+    np.testing.assert_allclose(found, covariance, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "other", "words"),
+    [
+        ("features", "pixels", "features is inception, but the evaluation's is pixels"),
+        ("weights_sha256", "c" * 64, "weights_sha256 is aaaaaaaaaaaa..., but the evaluation's is cccccccccccc..."),
+        ("weights_sha256", "", "but the evaluation's is none"),
+        ("image_size", 512, "image_size is 256, but the evaluation's is 512"),
+        ("crop", "resized", "crop is centre, but the evaluation's is resized"),
+        ("fingerprint", "d" * 64, "fingerprint is bbbbbbbbbbbb..."),
+    ],
+)
+def test_statistics_of_something_else_are_refused(path, field, other, words):
+    write_reference(path, moments(), PROVENANCE)
+    with pytest.raises(UserError) as caught:
+        check_reference(path, read_reference(path, 4), replace(PROVENANCE, **{field: other}))
+    assert words in str(caught.value)
+    assert "jitlab evaluate reference" in str(caught.value)
+
+
+def with_entry(row, column, value):
+    covariance = moments().covariance.numpy().copy()
+    covariance[row, column] = value
+    return covariance
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"mu": np.zeros(4)}, "no sigma"),
+        ({"images": np.zeros(4)}, "no mu and sigma"),
+        (arrays(mu=np.zeros(5)), r"mu \(5,\) and sigma \(4, 4\), expected \(4,\)"),
+        (arrays(sigma=np.zeros((4, 5))), "statistics of other features"),
+        (arrays(mu=np.zeros((1, 4))), "statistics of other features"),
+        (arrays(mu=np.zeros(4, dtype=int)), "mu is int64"),
+        (arrays(mu=np.full(4, np.nan)), "NaN or infinity"),
+        (arrays(sigma=np.full((4, 4), np.inf)), "NaN or infinity"),
+        (arrays(sigma=with_entry(0, 1, 7.0)), "not symmetric"),
+        (arrays(sigma=with_entry(2, 2, -1.0)), "variance below 0"),
+        (arrays(features=np.array("inception")), "says features but not weights_sha256"),
+    ],
+)
+def test_what_is_no_reference_is_told(path, content, words):
+    np.savez(path, **content)
+    with pytest.raises(UserError, match=words):
+        read_reference(path, 4)
+
+
+def test_a_missing_file_is_told(path):
+    with pytest.raises(UserError, match="no such file; jitlab evaluate reference writes one"):
+        read_reference(path, 4)
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "one array", "pickle"])
+def test_a_damaged_file_is_told(path, kind):
+    if kind == "one array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(4))
+    elif kind == "pickle":
+        np.savez(path, mu=np.array([object()], dtype=object), sigma=np.zeros((4, 4)))
+    elif kind == "truncated":
+        write_reference(path, moments(), PROVENANCE)
+        path.write_bytes(path.read_bytes()[:-200])
+    else:
+        path.write_bytes(b"statistics" if kind == "text" else b"")
+    with pytest.raises(UserError, match=r"damaged, or no \.npz"):
+        read_reference(path, 4)
