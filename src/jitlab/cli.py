@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from jitlab.cli_arguments import at_least_one, label, two_numbers, whole_numbers
 from jitlab.cli_data import add_data
+from jitlab.cli_evaluate import add_evaluate
 from jitlab.errors import RunError, UserError
 
 EXIT_RUN_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
@@ -187,6 +188,8 @@ def _parser() -> argparse.ArgumentParser:
     add_data(
         verbs.add_parser("data", help="Build, index, check and look at shards.", description="Build and verify shards.")
     )
+    about = "Write what generated images are compared with."
+    add_evaluate(verbs.add_parser("evaluate", help=about, description=about))
     _add_sample(verbs.add_parser("sample", help=sample.__doc__, description=sample.__doc__))
     about = "Take over and write checkpoints in the official layout."
     _add_checkpoint(verbs.add_parser("checkpoint", help=about, description=about))

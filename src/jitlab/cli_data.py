@@ -34,7 +34,7 @@ def verify_data(arguments: argparse.Namespace) -> int:
     from jitlab.datasets.store import open_store
     from jitlab.datasets.verify import verify
 
-    index, store = open_store(arguments.folder, NO_INDEX, _cache())
+    index, store = open_store(arguments.folder, NO_INDEX, cache())
     damaged = False
     with shard_progress("verifying") as progress:
         for fault in verify(index, store, arguments.workers or cores(), progress):
@@ -94,7 +94,7 @@ def info_data(arguments: argparse.Namespace) -> int:
     from jitlab.datasets.remote import is_remote
     from jitlab.datasets.store import check_store, open_store
 
-    index, store = open_store(arguments.folder, NO_INDEX, _cache())
+    index, store = open_store(arguments.folder, NO_INDEX, cache())
     check_store(index, store)
     terminal = console()
     describe(
@@ -114,7 +114,8 @@ def info_data(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _cache() -> "ShardCache":
+def cache() -> "ShardCache":
+    """Return the cache of shards on a server, where runs have it."""
     from jitlab.config.load import repository
     from jitlab.config.schema import Data
     from jitlab.datasets.cache import GIGABYTE, ShardCache
