@@ -52,6 +52,28 @@ def test_signals_outside_the_range_are_clipped_and_rounded_to_the_nearest_level(
     assert torch.equal(to_images((levels + 0.6) / 127.5 - 1).long(), levels + 1)
 
 
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "euler_maruyama"])
+@pytest.mark.parametrize("interval", ["[0.3,1]", "[0,1]", "[0.3,0.6]"])
+def test_samples_of_several_scales_share_the_way_to_where_guidance_acts_and_nothing_else(solver, interval):
+    made = module(sampler__solver=solver, sampler__guidance_interval=interval)
+    labels, scales, asked = torch.arange(3), (3.0, 1.0, 1.5), [0]
+    expected = [made.generate(range(3), labels, guidance_scale=scale) for scale in scales]
+
+    def counted(*args, **kwargs):
+        asked[0] += 1
+
+    with made.network.register_forward_pre_hook(counted):
+        found = dict(made.generate_at_scales(range(3), labels, scales))
+        together, asked[0] = asked[0], 0
+        for scale in scales:
+            made.generate(range(3), labels, guidance_scale=scale)
+    assert [torch.equal(found[scale], image) for scale, image in zip(scales, expected, strict=True)] == [True] * 3
+    assert not torch.equal(found[3.0], found[1.5])
+    # On the grid 0, 1/4, 1/2, 3/4, 1 the velocities at 0 and 1/4 are before 0.3; Heun asks at 1/4 once more.
+    saved = 0 if interval == "[0,1]" else 3 if solver == "heun" else 2
+    assert asked[0] - together == (len(scales) - 1) * saved
+
+
 @pytest.mark.parametrize("arm", ["x", "v", "eps"])
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_image_is_the_same_in_every_batch(arm, scale):

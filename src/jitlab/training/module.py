@@ -1,8 +1,10 @@
 """The LightningModule: Algorithm 1 around a network, an objective and a sampler."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +13,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from jitlab.diffusion.guidance import guided_velocity
+from jitlab.diffusion.guidance import acts, guided_velocity
 from jitlab.diffusion.objective import Objective, Position
 from jitlab.diffusion.path import Space, interpolate
 from jitlab.diffusion.samplers import SOLVERS, Churn
+from jitlab.diffusion.shared_start import SharedStart
 from jitlab.diffusion.time_grid import time_grid
 from jitlab.errors import RunError
 from jitlab.randomness import image_noise, sde_noise, seed_of
@@ -150,13 +153,26 @@ class JiTModule(LightningModule):
 
     @torch.no_grad()
     def generate(
-        self, indices: Sequence[int], labels: Tensor, watch: Callable[[Tensor, float, Tensor], None] | None = None
+        self,
+        indices: Sequence[int],
+        labels: Tensor,
+        watch: Callable[[Tensor, float, Tensor], None] | None = None,
+        guidance_scale: float | None = None,
+        start: SharedStart | None = None,
     ) -> Tensor:
         """Generate the samples with these numbers and labels, (B, ...) as the data set stores them.
 
-        Sample i is the same whatever the batch or process that it is generated in. `watch` is shown every z and t
-        that the solver asks at and the x that is predicted there, guidance included; a `Trajectory` keeps some.
+        Sample i is the same whatever the batch or process that it is generated in.
+
+        Args:
+            indices: numbers of the samples, which decide their noise.
+            labels: (B,).
+            watch: is shown every z and t that the solver asks at and the x that is predicted there, guidance included;
+                a `Trajectory` keeps some.
+            guidance_scale: in place of the sampler's.
+            start: what the same samples have in common at other scales.
         """
+        scale = self.sampler.guidance_scale if guidance_scale is None else guidance_scale
 
         def scaled(noise: Tensor) -> Tensor:
             return noise.to(self.device) * self.objective.noise_scale
@@ -169,9 +185,11 @@ class JiTModule(LightningModule):
             lambda output, z, t: self.objective.velocity(output.float(), z, t),
             labels.to(self.device),
             self.objective.null_label,
-            self.sampler.guidance_scale,
+            scale,
             self.sampler.guidance_interval,
         )
+        if start is not None:
+            velocity = start.of(velocity)
 
         def watched(z: Tensor, t: float) -> Tensor:
             v = velocity(z, t)
@@ -184,6 +202,14 @@ class JiTModule(LightningModule):
         if not torch.isfinite(x).all():
             raise RunError(f"sampling gave non-finite values at step {self.global_step}; try more sampler.steps")
         return self.signal.from_signal(x)
+
+    def generate_at_scales(
+        self, indices: Sequence[int], labels: Tensor, scales: Sequence[float]
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Yield each guidance scale with what `generate` returns at it; the way to where guidance acts is gone once."""
+        start = SharedStart(partial(acts, scale=math.inf, interval=self.sampler.guidance_interval))
+        for scale in scales:
+            yield scale, self.generate(indices, labels, guidance_scale=scale, start=start)
 
     def _predict(
         self, z: Tensor, t: Tensor, y: Tensor, labels: Tensor, position: Position
