@@ -1,15 +1,19 @@
 """Runs on shards that a web server has, through the command line."""
 
 import json
+from functools import partial
 
 import pytest
 
+from jitlab import build
 from jitlab.callbacks.ledger import ledger_entry
 from jitlab.cli import main
+from jitlab.datasets.cache import ShardCache
 from jitlab.datasets.index import open_index
+from jitlab.datasets.remote import Patience
 from tests.datasets.server import FaultyServer, cut_after
 
-USER_ERROR = 2
+RUN_ERROR, USER_ERROR = 1, 2
 SHORT = ("train.steps=30", "train.checkpoint_every_steps=10", "data.ledger=true", "data.flip=true", "data.workers=2")
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")
 
@@ -58,6 +62,36 @@ def test_a_run_from_a_server_that_breaks_off_is_the_run_from_the_disk(repository
     served.requests.clear()
     assert run("--name", "again", f"data.path={served.url('digits')}") == 0
     assert {name for method, name, _ in served.requests if method == "GET"} == {"digits/index.json"}
+
+
+def test_a_server_that_stays_away_ends_the_run_with_the_url_and_the_same_command_goes_on(
+    repository, served, capsys, monkeypatch
+):
+    def status_for_one(handler, body):
+        if handler.name == "digits/train-00003.tar":
+            handler.send_error(503)
+        else:
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.send(body)
+        return True
+
+    impatient = Patience(connect_seconds=1, silence_seconds=1, retries=1, first_wait_seconds=0.01)
+    monkeypatch.setattr(build, "ShardCache", partial(ShardCache, patience=impatient))
+    served.always = status_for_one
+    words = (f"data.path={served.url('digits')}", "data.window_shards=1", "data.workers=0")
+    assert run(*words) == RUN_ERROR
+    told = capsys.readouterr()
+    line = next(line for line in told.out.splitlines() if line.startswith("failed x: "))
+    assert f"{served.url('digits')}/train-00003.tar" in line
+    assert "503" in line
+    assert "Traceback" not in told.out + told.err
+    served.always = None
+    assert run(*words) == 0
+    undisturbed = gone_through(repository / "runs" / "noise_vs_x-tiny" / "x")
+    assert run("--name", "undisturbed", *words) == 0
+    assert gone_through(repository / "runs" / "noise_vs_x-tiny-undisturbed" / "x") == undisturbed
 
 
 def test_a_missing_shard_or_one_of_another_size_is_told_before_anything_is_trained(repository, served, capsys):
