@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -215,6 +216,25 @@ def test_an_image_that_may_not_be_read_is_one_of_them(tmp_path, capsys, monkeypa
     monkeypatch.setattr("jitlab.datasets.sources.os.pread", failing)
     assert main(words(source, tmp_path / "out")) == 1
     assert "_7.JPEG: [Errno 5] Input/output error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["folder", "class archives"])
+def test_files_that_are_no_images_by_name_are_passed_over_with_a_count(tmp_path, capsys, kind):
+    tree = image_folder(tmp_path / "tree")
+    first = sorted(folder for folder in tree.iterdir())[0]
+    for name in ("a.txt", "b.txt", "LICENSE", ".hidden"):
+        (first / name).write_text("nothing to see")
+    source = tree
+    if kind == "class archives":
+        source = tmp_path / "archives"
+        source.mkdir()
+        for folder in tree.iterdir():
+            with tarfile.open(source / f"{folder.name}.tar", "w") as archive:
+                for file in sorted(folder.iterdir()):
+                    archive.add(file, file.name)
+    assert main(words(source, tmp_path / "shards")) == 0
+    told = f"{source}: passed over what has no image's extension: 2 .txt, 1 no extension"
+    assert told in capsys.readouterr().out.splitlines()
 
 
 def test_a_link_that_leads_nowhere_is_one_of_them(tmp_path, capsys):

@@ -94,6 +94,10 @@ def build_imagenet(options: Options, workers: int, console: Console | None) -> B
             console.print(f"{options.source}: looking for images", soft_wrap=True, highlight=False, markup=False)
         training = find_images(options.source)
         held_out = _held_out_source(options, training)
+        if console:
+            for source in [training] if held_out is training else [training, held_out]:
+                if told := _passed_over(source):
+                    console.print(told, soft_wrap=True, highlight=False, markup=False)
         tables = _tables(options, training, held_out)
         contents = Images(
             place,
@@ -180,6 +184,12 @@ def _checked(encoded: bytes) -> Image.Image:
         # Pillow's, of metadata that nobody reads.
         warnings.simplefilter("ignore")
         return rgb_image(encoded)
+
+
+def _passed_over(source: Source) -> str:
+    """Say which files beside the images were left out, "" for none."""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in source.passed_over.most_common())
+    return f"{source.path}: passed over what has no image's extension: {kinds}" if kinds else ""
 
 
 def _held_out_source(options: Options, training: Source) -> Source:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,6 +59,7 @@ class Source:
         classes: names in the order of labels; empty where shards have labels alone.
         num_classes: one more than the highest label.
         table: where every image is.
+        passed_over: files beside the images, which have no image's extension, by that extension.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class Source:
     classes: list[str]
     num_classes: int
     table: Table = field(compare=False, repr=False)
+    passed_over: Counter[str] = field(default_factory=Counter, compare=False)
 
     @cached_property
     def identity(self) -> str:
@@ -90,7 +93,8 @@ def find_images(path: Path) -> Source:
         raise UserError(f"{path}: there is no such file or folder; {KINDS}")
     kind = kind_of_archive(path)
     if kind == "classes":
-        return _source(path, [str(path)], _archive_of_classes(path))
+        passed_over = Counter[str]()
+        return _source(path, [str(path)], _archive_of_classes(path, passed_over), passed_over)
     if kind == "shard":
         return _shards(path, [path])
     raise UserError(
@@ -173,40 +177,49 @@ def _in_folder(path: Path) -> Source:
         raise UserError(f"{path}: holds archives of archives; name one of them, such as {archives[0]}")
     if kind == "shard":
         return _shards(path, archives)
-    return _source(path, [str(archive) for archive in archives], _archives_by_class(archives))
+    passed_over = Counter[str]()
+    return _source(path, [str(archive) for archive in archives], _archives_by_class(archives, passed_over), passed_over)
 
 
-def _source(path: Path, archives: list[str], entries: Iterable[Entry]) -> Source:
+def _source(path: Path, archives: list[str], entries: Iterable[Entry], passed_over: Counter[str]) -> Source:
     table, classes, num_classes = make_table(entries)
     if not len(table):
         raise UserError(f"{path}: holds no images; {KINDS}")
-    return Source(path, archives, classes, num_classes, table)
+    return Source(path, archives, classes, num_classes, table, passed_over)
 
 
-def _archive_of_classes(path: Path) -> Iterator[Entry]:
+def _archive_of_classes(path: Path, passed_over: Counter[str]) -> Iterator[Entry]:
     with path.open("rb") as file:
         for outer in _walk(path, file):
             name = Path(outer.name)
             if name.suffix != ".tar" or name.name.startswith("."):
                 continue
             file.seek(outer.offset_data)
-            yield from _class_members(path, file, name.stem, 0, outer.offset_data + outer.size, outer.name)
+            yield from _class_members(path, file, name.stem, 0, outer.offset_data + outer.size, passed_over, outer.name)
 
 
-def _archives_by_class(archives: list[Path]) -> Iterator[Entry]:
+def _archives_by_class(archives: list[Path], passed_over: Counter[str]) -> Iterator[Entry]:
     for number, path in enumerate(archives):
         with path.open("rb") as file:
-            yield from _class_members(path, file, path.stem, number, path.stat().st_size)
+            yield from _class_members(path, file, path.stem, number, path.stat().st_size, passed_over)
 
 
 def _class_members(
-    path: Path, file: BinaryIO, class_name: str, archive: int, end: int, within: str = ""
+    path: Path,
+    file: BinaryIO,
+    class_name: str,
+    archive: int,
+    end: int,
+    passed_over: Counter[str],
+    within: str = "",
 ) -> Iterator[Entry]:
     count = 0
     for member in walk(path, file, end, within):
         if _is_image(member.name):
             yield Entry(class_name, Path(member.name).name, archive, member.offset_data, member.size)
             count += 1
+        elif member.isfile() and not Path(member.name).name.startswith("."):
+            passed_over[_shown_suffix(member.name)] += 1
     if not count:
         raise UserError(f"{path}: class {class_name} has no images; fetch it again, or leave that class out")
 
@@ -215,22 +228,26 @@ def _class_folders(path: Path, folders: list[Path]) -> Source:
     if splits := [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]:
         raise UserError(f"{path}: holds {', '.join(f.name for f in splits)}, which are no classes; name {splits[0]}")
 
+    passed_over = Counter[str]()
+
     def entries() -> Iterator[Entry]:
         for folder in folders:
             count = 0
-            for name, size in _files(folder):
+            for name, size in _files(folder, passed_over):
                 yield Entry(folder.name, name, NO_ARCHIVE, 0, size)
                 count += 1
             if not count:
                 raise UserError(f"{folder}: this class has no images; fill or remove the folder")
 
-    return _source(path, [], entries())
+    return _source(path, [], entries(), passed_over)
 
 
-def _files(folder: Path) -> Iterator[tuple[str, int]]:
+def _files(folder: Path, passed_over: Counter[str]) -> Iterator[tuple[str, int]]:
     for parent, inner, names in os.walk(folder, followlinks=True):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for name in sorted(filter(_is_image, names)):
+        visible = [name for name in names if not name.startswith(".")]
+        passed_over.update(_shown_suffix(name) for name in visible if not _is_image(name))
+        for name in sorted(filter(_is_image, visible)):
             file = Path(parent, name)
             yield file.relative_to(folder).as_posix(), _size(file)
 
@@ -265,7 +282,7 @@ def _checked_labels(path: Path, shards: list[Path]) -> Source:
                 raise UserError(f"{shards[entry.archive]}: class {entry.class_name} has labels {both}; mend the shards")
             yield entry
 
-    source = _source(path, [str(shard) for shard in shards], entries())
+    source = _source(path, [str(shard) for shard in shards], entries(), Counter())
     if source.classes and "" in found:
         raise UserError(f"{path}: some samples name their synset in .json and some do not; mend the shards")
     for label, name in enumerate(source.classes):
@@ -366,6 +383,10 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
 
 def _is_image(name: str) -> bool:
     return _suffix(name) in IMAGE_EXTENSIONS and not Path(name).name.startswith(".")
+
+
+def _shown_suffix(name: str) -> str:
+    return Path(name).suffix.lower() or "no extension"
 
 
 def _suffix(name: str) -> str:
