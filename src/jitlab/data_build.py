@@ -7,13 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from jitlab.datasets import digits
 from jitlab.datasets.building import Built
 from jitlab.datasets.imagenet import Options
 from jitlab.datasets.imagenet import build_imagenet as build_shards
-from jitlab.datasets.index import Index
+from jitlab.datasets.index import TRAIN, Index
 from jitlab.datasets.parallel import cores
 from jitlab.errors import UserError
 
@@ -77,6 +78,9 @@ def _tell(options: Options, built: Built) -> None:
         print(f"{folder}: was built already; jitlab data verify {folder} reads all of it")
     elif built.small:
         print(f"{built.small} images are smaller than {size} px and will be enlarged")
+    counts = np.bincount(index.split(TRAIN)[1]["label"], minlength=index.facts.num_classes)
+    if without := int((counts == 0).sum()):
+        print(f"{without} of {len(counts)} classes have no training image: set fewer aside with --held-out")
     scale = f"imagenet{size}" if size in SCALES else "imagenet256"
     # A run looks from the repository, wherever this was typed.
     found = folder if Path("experiments", "scales").is_dir() else folder.resolve()

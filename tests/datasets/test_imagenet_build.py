@@ -140,6 +140,13 @@ def test_the_closing_lines_say_what_is_there_and_how_to_train(official, tmp_path
     assert f"--image-size 44 --out {tmp_path / 'out'} --held-out 10 --samples-per-shard 10" in index.facts.command
 
 
+def test_classes_that_are_held_out_whole_are_told(official, tmp_path, capsys):
+    build(official, tmp_path / "shards", held_out=59)
+    told = capsys.readouterr().out
+    classes = len({name for name, _, _ in entries()})
+    assert f"{classes - 1} of {classes} classes have no training image: set fewer aside with --held-out" in told
+
+
 def test_the_closing_line_names_the_folder_whole_where_runs_would_not_find_it(official, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     build(official, "out")
