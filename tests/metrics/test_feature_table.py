@@ -37,3 +37,12 @@ def test_no_features_are_a_row_that_is_written(tmp_path):
     table = FeatureTable(tmp_path / "table", 2, 3)
     table.write([0, 1], torch.zeros(2, 3))
     assert torch.equal(table.read(), torch.zeros(2, 3))
+
+
+def test_it_says_which_images_it_has(tmp_path):
+    table = FeatureTable(tmp_path / "table", 10, 3)
+    assert not table.has(range(2))
+    table.write([4, 5, 6], torch.ones(3, 3))
+    assert table.has(range(4, 7))
+    assert not table.has(range(4, 8))
+    assert not table.has(range(3, 5))

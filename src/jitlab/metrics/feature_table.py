@@ -43,13 +43,20 @@ class FeatureTable:
             file.flush()
             os.fsync(file.fileno())
 
+    def has(self, numbers: range) -> bool:
+        """Say whether the features of all of these images were written."""
+        return bool((self._table()[numbers.start : numbers.stop, 0] == WRITTEN).all())
+
     def read(self) -> Tensor:
         """Return all features (images, D), mapped from the file; raises ValueError where some were not written."""
-        table = torch.from_numpy(np.memmap(self.path, np.float32, mode="c", shape=self.shape))
+        table = self._table()
         missing = int((table[:, 0] != WRITTEN).sum())
         if missing:
             raise ValueError(f"{self.path}: {missing} of {len(table)} images have no features yet")
         return table[:, 1:]
+
+    def _table(self) -> Tensor:
+        return torch.from_numpy(np.memmap(self.path, np.float32, mode="c", shape=self.shape))
 
     @property
     def _row_bytes(self) -> int:

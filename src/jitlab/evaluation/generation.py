@@ -1,0 +1,88 @@
+"""Generating the images of an evaluation, and keeping the features of each by its number."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jitlab.evaluation.search import Cell
+from jitlab.metrics.feature_table import FeatureTable
+from jitlab.metrics.features import Extractor
+from jitlab.training.ema import Averages
+from jitlab.training.module import JiTModule
+
+RAW = "raw"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Which images are generated: `count` of them, image i of class i modulo `num_classes`, in batches of one size.
+
+    Label and noise belong to the number, and so does the place in a batch: the last one is filled up with images that
+    nobody asked for. So any number of processes and restarts gives the same bits. Other batch sizes give the same
+    images but for the rounding of a network's kernels, which may be others for other sizes.
+    """
+
+    count: int
+    batch_size: int
+    num_classes: int
+
+    def batches(self, rank: int, world_size: int) -> Iterator[range]:
+        """Yield the numbers of the batches of one of several processes."""
+        for start in range(0, self.count, self.batch_size)[rank::world_size]:
+            yield range(start, start + self.batch_size)
+
+    def wanted(self, batch: range) -> range:
+        """Return those of a batch that were asked for."""
+        return range(batch.start, min(batch.stop, self.count))
+
+    def labels(self, numbers: range) -> Tensor:
+        """Return the labels of images (B,)."""
+        return torch.tensor(numbers) % self.num_classes
+
+
+def open_tables(folder: Path, cells: Sequence[Cell], count: int, dimensions: int) -> dict[Cell, FeatureTable]:
+    """Return the table of every cell, as far as it was filled before."""
+    return {cell: FeatureTable(folder / f"{cell.weights}-{cell.scale:g}.features", count, dimensions) for cell in cells}
+
+
+def fill(
+    module: JiTModule,
+    averages: Averages,
+    tables: Mapping[Cell, FeatureTable],
+    images: Images,
+    extractor: Extractor,
+    rank: int,
+    world_size: int,
+    progress: Callable[[int], None],
+) -> None:
+    """Generate this process's share of the images of every cell that lacks them, and write their features.
+
+    Whatever stops it, what was written stays, and the same call goes on with the rest. Scales share the way to where
+    guidance acts, and averages are put into the network one after another without a copy of it.
+
+    Args:
+        module: the network and its sampler.
+        averages: of its weights.
+        tables: of the cells.
+        images: which are generated.
+        extractor: of their features.
+        rank: of this process.
+        world_size: how many there are.
+        progress: told of so many images that are done, of any cell.
+    """
+    decays = {f"ema{decay:g}": decay for decay in averages.decays}
+    for weights, group in groupby(tables, key=lambda cell: cell.weights):
+        cells = {cell.scale: tables[cell] for cell in group}
+        with nullcontext() if weights == RAW else averages.applied(decays[weights]):
+            for batch in images.batches(rank, world_size):
+                numbers = images.wanted(batch)
+                left = [scale for scale, table in cells.items() if not table.has(numbers)]
+                progress(len(numbers) * (len(cells) - len(left)))
+                for scale, drawn in module.generate_at_scales(batch, images.labels(batch), left):
+                    cells[scale].write(list(numbers), extractor(drawn).vectors[: len(numbers)])
+                    progress(len(numbers))
