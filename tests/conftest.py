@@ -2,10 +2,14 @@
 
 import os
 import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+
+from jitlab.callbacks.mlflow_run import DATABASE, Tracking
 
 TINY = """
 data: {source: digits, path: data/digits16, image_size: 16, num_classes: 10}
@@ -26,6 +30,14 @@ def one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
 
 
+@cache
+def empty_database() -> bytes:
+    """Return MLflow's database before anything is logged: making one takes longer than most runs here."""
+    with tempfile.TemporaryDirectory() as folder:
+        Tracking(Path(folder))
+        return (Path(folder) / DATABASE).read_bytes()
+
+
 def make_repository(root: Path) -> Path:
     experiments = Path(__file__).parents[1] / "experiments"
     (root / "experiments").mkdir(parents=True)
@@ -33,6 +45,9 @@ def make_repository(root: Path) -> Path:
     shutil.copytree(experiments / "scales", root / "experiments" / "scales")
     shutil.copytree(experiments / "published", root / "experiments" / "published")
     (root / "experiments" / "scales" / "tiny.yaml").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        (root / DATABASE).write_bytes(empty_database())
     return root
 
 
