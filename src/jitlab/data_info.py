@@ -1,8 +1,8 @@
 """What a folder of shards holds, in figures and in one picture."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
+from jitlab.callbacks.drawing import write_png
 from jitlab.datasets.images import ShardImages
 from jitlab.datasets.index import TRAIN, Index
 from jitlab.datasets.mixing import mixing
 from jitlab.datasets.order import Order, Reference
 from jitlab.datasets.store import RemoteStore
 from jitlab.errors import UserError
-from jitlab.files import write_bytes
 
 SHOWN, COLUMNS, SIDE, GAP, CAPTION = 48, 8, 144, 6, 20
 FEWEST_TOLD = 3
@@ -38,21 +38,20 @@ def describe(path: str, index: Index, serving: Serving, console: Console) -> Non
         UserError: where a batch does not fit the training images.
     """
     facts = index.facts
+    tell = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     size = f"{facts.image_size} x {facts.image_size} px" if facts.image_size else "as they came, cropped when read"
-    console.print(
-        f"{path}: {facts.source}, {size}, {facts.num_classes} classes", highlight=False, soft_wrap=True, markup=False
-    )
-    console.print(f"made by    {facts.command}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"fingerprint {index.fingerprint}", highlight=False, soft_wrap=True, markup=False)
+    tell(f"{path}: {facts.source}, {size}, {facts.num_classes} classes")
+    tell(f"made by    {facts.command}")
+    tell(f"fingerprint {index.fingerprint}")
     console.print(_splits(index))
     for line in _class_lines(index):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        tell(line)
     if facts.unreadable:
-        console.print(f"{len(facts.unreadable)} images of the source could not be read:", highlight=False, markup=False)
+        tell(f"{len(facts.unreadable)} images of the source could not be read:")
         for line in facts.unreadable:
-            console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+            tell(f"  {line}")
     for line in _mixing_lines(index, serving):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        tell(line)
 
 
 def contact_sheet(images: ShardImages, names: Sequence[str], path: Path) -> int:
@@ -72,9 +71,7 @@ def contact_sheet(images: ShardImages, names: Sequence[str], path: Path) -> int:
         sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (left, top))
         caption = names[label] if label < len(names) else str(label)
         draw.text((left, top + SIDE + 2), caption[:20], fill="black", font=font)
-    encoded = io.BytesIO()
-    sheet.save(encoded, "PNG")
-    write_bytes(path, encoded.getvalue())
+    write_png(path, sheet)
     return count
 
 

@@ -1,11 +1,15 @@
 """Writing files so that a crash leaves the old one or the new one, never half of either."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+# What writing raises where there is no room: on the disk, for this user, or for one file.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager

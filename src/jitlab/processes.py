@@ -5,14 +5,13 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
-import signal
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from jitlab import signals
 from jitlab.callbacks.stop import StoppedError, StopRequest
 from jitlab.errors import RunError, UserError
 
@@ -29,7 +29,6 @@ Work = Callable[[int, StopRequest], None]
 POLL_SECONDS = 0.2
 # For the others to end by themselves, once one has failed or stopped.
 GRACE_SECONDS = 15.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_together(work: Work, count: int, stop: StopRequest) -> None:
@@ -43,7 +42,7 @@ def run_together(work: Work, count: int, stop: StopRequest) -> None:
     with tempfile.TemporaryDirectory(prefix="jitlab-") as folder:
         workers: list[Worker] = []
         try:
-            with _signals_held_back():
+            with signals.held_back():
                 for rank in range(count):
                     workers.append(Worker(work, rank, count, Path(folder) / "group"))
             faults = _wait(workers, stop)
@@ -133,20 +132,8 @@ def _explains(fault: BaseException) -> bool:
     return isinstance(fault, UserError | RunError | StoppedError)
 
 
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    # A process inherits the mask: no signal finds it before it ignores them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _take_part(work: Work, rank: int, count: int, meeting_point: Path, connection: Connection) -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signals.leave_to_parent()
     stop = StopRequest()
     threading.Thread(target=_obey, args=(connection, stop), daemon=True).start()
     fault: BaseException | None = None

@@ -1,6 +1,5 @@
 """The batch that a step of a run was trained on, drawn again."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.utils import make_grid
 
 from jitlab import build
+from jitlab.callbacks.drawing import draw_images, write_png
 from jitlab.callbacks.ledger import ledger_entry
 from jitlab.config import load
 from jitlab.datasets.datamodule import ShardDataModule
 from jitlab.datasets.order import Reference
 from jitlab.errors import UserError
-from jitlab.files import write_bytes
 from jitlab.run import CHECKPOINT_FILE, CONFIG_FILE
 from jitlab.training.checkpoints import mapped_checkpoint
 
@@ -47,10 +45,7 @@ def replay(root: Path, run: Path, step: int, out: Path | None) -> Batch:
         raise UserError(f"--step {step}: {run} has steps 1 to {steps}")
     references, origin = _references(datamodule, run, step)
     rows = [datamodule.images[reference] for reference in references]
-    picture = out or run / f"batch{step:06d}.png"
-    encoded = io.BytesIO()
-    _grid([image for image, _, _ in rows]).save(encoded, "PNG")
-    write_bytes(picture, encoded.getvalue())
+    picture = write_png(out or run / f"batch{step:06d}.png", _grid([image for image, _, _ in rows]))
     return Batch(picture, origin, references[0].epoch, [key for _, _, key in rows], [label for _, label, _ in rows])
 
 
@@ -88,7 +83,6 @@ def _grid(images: Sequence[torch.Tensor]) -> Image.Image:
     """Lay out square images in a square, scaled down where the picture would be too wide."""
     columns = int(np.ceil(np.sqrt(len(images))))
     side = min(images[0].shape[-1], max(WIDEST // columns, SMALLEST))
-    grid = make_grid(torch.stack(list(images)), nrow=columns, padding=0)
-    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
+    picture = draw_images(torch.stack(list(images)), columns)
     size = (columns * side, side * -(-len(images) // columns))
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)

@@ -1,26 +1,22 @@
 """Images from a checkpoint: PNGs or one grid, and on request how they came out of the noise."""
 
-import io
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from jitlab import build
-from jitlab.callbacks.drawing import draw_images, draw_strip
+from jitlab.callbacks.drawing import draw_images, draw_strip, write_png
 from jitlab.checkpoint_files import Checkpoint, open_checkpoint
 from jitlab.config import load
 from jitlab.config.load import COMMAND_LINE, Setting
 from jitlab.config.schema import Config, Sampler
 from jitlab.errors import UserError
-from jitlab.files import write_bytes
 from jitlab.training.trajectory import Trajectory
 
 COLUMNS = 8
@@ -93,10 +89,9 @@ def sample(path: Path, out: Path, request: Request, console: Console) -> list[Pa
             progress.advance(task, len(numbers))
     if request.grid:
         columns = request.count if request.count > 1 else min(COLUMNS, request.images)
-        grid = make_grid(torch.cat(images), nrow=columns, padding=0)
-        files.append(_write(out / "grid.png", Image.fromarray(grid.permute(1, 2, 0).numpy())))
+        files.append(write_png(out / "grid.png", draw_images(torch.cat(images), columns)))
     if request.trajectory:
-        files.append(_write(out / "trajectory.png", draw_strip(torch.cat(strips).split(1), draw_images)))
+        files.append(write_png(out / "trajectory.png", draw_strip(torch.cat(strips).split(1), draw_images)))
         console.print(f"trajectory: z and predicted x at t = {', '.join(f'{t:.2f}' for t in times)}")
     return files
 
@@ -165,11 +160,4 @@ def _make_folder(out: Path) -> None:
 
 def _write_images(out: Path, images: Tensor, numbers: Sequence[int], labels: Tensor) -> list[Path]:
     named = zip(images.split(1), numbers, labels.tolist(), strict=True)
-    return [_write(out / f"{number:05d}-class{label}.png", draw_images(image)) for image, number, label in named]
-
-
-def _write(path: Path, picture: Image.Image) -> Path:
-    png = io.BytesIO()
-    picture.save(png, "png")
-    write_bytes(path, png.getvalue())
-    return path
+    return [write_png(out / f"{number:05d}-class{label}.png", draw_images(image)) for image, number, label in named]

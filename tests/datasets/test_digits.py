@@ -8,7 +8,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from jitlab.datasets.digits import build_digits
-from jitlab.datasets.index import each_shard
 from jitlab.datasets.order import Reference
 from tests.datasets.folders import SIZE, datamodule, images_of
 
@@ -63,7 +62,7 @@ def test_both_splits_have_every_class(index):
 
 @leaves_files_open
 def test_webdataset_reads_the_shards_as_the_index_lists_them(folder, index):
-    for shard, rows in chain(*(each_shard(*index.split(split)) for split in index.splits)):
+    for shard, rows in index.each_shard():
         reader = webdataset.WebDataset(str(folder / shard.file), shardshuffle=False, empty_check=False)
         samples = list(reader.decode("rgb8"))
         assert [sample["__key__"] for sample in samples] == keys_of(rows)

@@ -1,11 +1,15 @@
 """Pictures of generated samples: images side by side, points over the curve that they should lie on."""
 
+import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from jitlab.files import write_bytes
 
 Draw = Callable[[Tensor], Image.Image]
 """Generated samples (B, ...) on the CPU -> one picture of them all."""
@@ -16,10 +20,18 @@ POINTS_LIMIT = 1.3
 """Half the width of a scatter plot; the true points have a radius of at most 1."""
 
 
-def draw_images(images: Tensor) -> Image.Image:
-    """Draw images (B, C, H, W) uint8 eight a row."""
-    grid = make_grid(images, nrow=COLUMNS, padding=0)
+def draw_images(images: Tensor, columns: int = COLUMNS) -> Image.Image:
+    """Draw images (B, C, H, W) uint8, so many a row."""
+    grid = make_grid(images, nrow=columns, padding=0)
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def write_png(path: Path, picture: Image.Image) -> Path:
+    """Replace `path` by a picture atomically, and return it."""
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    write_bytes(path, encoded.getvalue())
+    return path
 
 
 def draw_strip(groups: Sequence[Tensor], draw: Draw) -> Image.Image:

@@ -1,11 +1,9 @@
 """Making a folder of shards: on all cores, in bounded memory, the same bytes however often it is stopped."""
 
-import errno
 import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
-import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,8 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from rich.console import Console
 
+from jitlab import signals
 from jitlab.datasets.build_progress import shown
-from jitlab.datasets.index import INDEX_FILE, Facts, Index, each_shard, open_index, write_index
+from jitlab.datasets.index import INDEX_FILE, Facts, Index, open_index, write_index
 from jitlab.datasets.shards import Sample, write_shard
 from jitlab.datasets.store import local_fault
 from jitlab.datasets.workspace import (
@@ -32,10 +31,7 @@ from jitlab.datasets.workspace import (
     write_record,
 )
 from jitlab.errors import RunError, UserError
-from jitlab.files import write_json
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from jitlab.files import DISK_FULL, write_json
 
 
 @dataclass
@@ -158,10 +154,9 @@ def _check_folder(folder: Path, place: Path, plan: Plan) -> Index | None:
 
 
 def _sound(folder: Path, index: Index) -> Iterator[tuple[str, Record]]:
-    for split in index.splits:
-        for shard, rows in each_shard(*index.split(split)):
-            if not local_fault(folder / shard.file, shard, rows):
-                yield shard.file, Record(shard, rows, [], 0)
+    for shard, rows in index.each_shard():
+        if not local_fault(folder / shard.file, shard, rows):
+            yield shard.file, Record(shard, rows, [], 0)
 
 
 def _build(
@@ -236,7 +231,7 @@ def _write_together(folder: Path, place: Path, plan: Plan, board: _Board, jobs: 
     pool = ProcessPoolExecutor(workers, context, _begin, (folder, place, plan, board))
     before, processes = multiprocessing.active_children(), []
     try:
-        with _signals_held_back():
+        with signals.held_back():
             futures = [pool.submit(_write_job, job) for job in jobs]
             processes = [process for process in multiprocessing.active_children() if process not in before]
         for future in as_completed(futures):
@@ -261,9 +256,7 @@ _at_work: tuple[Path, Path, Plan, _Board]
 def _begin(folder: Path, place: Path, plan: Plan, board: _Board) -> None:
     """Prepare a process of the pool: it leaves signals to the one that started it, and ends with it."""
     global _at_work
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signals.leave_to_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _at_work = folder, place, plan, board
 
@@ -316,13 +309,3 @@ def _bytes_left(place: Path, plan: Plan) -> float:
         else:
             images_left += count
     return images_left * (written / images if images else plan.bytes_per_image)
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    # A process inherits the mask: no signal finds it before it ignores them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

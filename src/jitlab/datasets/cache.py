@@ -9,7 +9,6 @@ Nothing but the folder is shared, so that an object can be sent to any process. 
 it, whatever ends that.
 """
 
-import errno
 import hashlib
 import os
 import re
@@ -26,13 +25,13 @@ from filelock import BaseFileLock, FileLock, Timeout
 from jitlab.datasets import remote
 from jitlab.datasets.remote import Patience, WrongFileError
 from jitlab.errors import UserError
+from jitlab.files import DISK_FULL
 
 GIGABYTE = 10**9
 POLL_SECONDS = 0.05
 # Held for a listing of the folder.
 ROOM_POLL_SECONDS = 0.01
 READ_BYTES = 2**20
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ mapped into memory, so that all processes of a machine share one copy of a milli
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ class Index:
             start += count
         return [], self.rows[:0]
 
+    def each_shard(self) -> Iterator[tuple[Shard, Rows]]:
+        """Yield each shard of every split with its own rows."""
+        start = 0
+        for shard in chain(*self.splits.values()):
+            yield shard, self.rows[start : start + shard.samples]
+            start += shard.samples
+
 
 def write_index(folder: Path, facts: Facts, splits: dict[str, list[tuple[Shard, Rows]]]) -> Index:
     """Write the index of shards that are there already; from now on the folder is complete."""
@@ -118,14 +126,6 @@ def open_index(folder: Path, remedy: str) -> Index:
     if index.fingerprint != fingerprint:
         raise UserError(f"{path}: does not match its own fingerprint, or {SAMPLES_FILE} is of another build; {remedy}")
     return index
-
-
-def each_shard(shards: Sequence[Shard], rows: Rows) -> Iterator[tuple[Shard, Rows]]:
-    """Yield each shard of a split with its own rows."""
-    start = 0
-    for shard in shards:
-        yield shard, rows[start : start + shard.samples]
-        start += shard.samples
 
 
 def _open_rows(path: Path, remedy: str) -> Rows:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from jitlab.datasets import remote
 from jitlab.datasets.cache import RemoteShard, ShardCache
 from jitlab.datasets.damage import DamagedShardError
-from jitlab.datasets.index import INDEX_FILE, SAMPLES_FILE, Index, each_shard, open_index
+from jitlab.datasets.index import INDEX_FILE, SAMPLES_FILE, Index, open_index
 from jitlab.datasets.remote import WrongFileError
 from jitlab.datasets.shards import Rows, Shard, key_of
 from jitlab.errors import RunError, UserError
@@ -176,7 +176,7 @@ def check_store(index: Index, store: Store, tolerated: int = 0) -> None:
         DamagedShardError: naming the first shard that is not, and how many others.
         RunError: where a server stays away or silent.
     """
-    shards = [pair for split in index.splits for pair in each_shard(*index.split(split))]
+    shards = list(index.each_shard())
     found = zip(shards, store.faults(shards), strict=True)
     faults = [(shard, fault) for (shard, _), fault in found if fault]
     lost = sum(fault.lost for _, fault in faults)

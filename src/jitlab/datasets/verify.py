@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from jitlab.datasets.damage import DamagedShardError
 from jitlab.datasets.decode import DamagedImageError, exact_crop
-from jitlab.datasets.index import Index, each_shard
+from jitlab.datasets.index import Index
 from jitlab.datasets.parallel import in_processes
 from jitlab.datasets.shards import Rows, Shard, key_of
 from jitlab.datasets.store import Store
@@ -38,7 +38,7 @@ def verify(index: Index, store: Store, workers: int, progress: Callable[[int, in
         UserError: where the local cache cannot hold a shard.
         RunError: where a server stays away or silent.
     """
-    jobs = [_Job(store, shard, rows) for split in index.splits for shard, rows in each_shard(*index.split(split))]
+    jobs = [_Job(store, shard, rows) for shard, rows in index.each_shard()]
     for done, faults in enumerate(in_processes(_faults, jobs, workers), start=1):
         yield from faults
         progress(done, len(jobs))
