@@ -33,7 +33,7 @@ def test_statistics_are_those_of_the_training_images_in_numpy(shards, tmp_path, 
     out = tmp_path / "pixels.npz"
     assert reference(shards, "--features", "pixels", "--out", str(out), "--workers", workers) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{out}: pixels of 1600 images"
-    images = torch.cat(list(datamodule(shards).reference_images()))
+    images = torch.cat([batch for batch, _ in datamodule(shards).reference_images()])
     rows = Pixels()(images).vectors.double().numpy()
     with np.load(out) as found:
         np.testing.assert_allclose(found["mu"], rows.mean(0), rtol=1e-12)

@@ -180,7 +180,7 @@ def build_measure(config: Config, datamodule: DataModule) -> Measure:
     if isinstance(datamodule, SpiralDataModule):
         return PointMeasure(datamodule.true_points(config.evaluation.images), datamodule.projection)
     reference_images = partial(datamodule.reference_images, config.evaluation.batch_size)
-    return ImageMeasure(reference_images, config.model.patch_size)
+    return ImageMeasure(reference_images, config.model.patch_size, config.data.num_classes)
 
 
 def build_draw(datamodule: DataModule, inches: float) -> Draw:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jitlab.datasets.digits import build_digits
-from jitlab.datasets.order import Position
+from jitlab.datasets.order import Position, Reference
 from tests.datasets.folders import datamodule, one_line_error
 
 
@@ -118,11 +118,15 @@ def test_held_out_images_are_fixed_unflipped_and_never_trained_on(folder):
     assert torch.equal(labels, same_labels)
 
 
+def pixels(batches):
+    return torch.cat([images for images, _ in batches])
+
+
 @pytest.mark.parametrize("count", [1, 400, 401, 1600])
 def test_fewer_reference_images_are_the_first_of_the_shards(folder, count):
-    whole = torch.cat(list(datamodule(folder).reference_images()))
+    whole = pixels(datamodule(folder).reference_images())
     for batch_size in (7, 256):
-        some = torch.cat(list(datamodule(folder, reference_count=count).reference_images(batch_size)))
+        some = pixels(datamodule(folder, reference_count=count).reference_images(batch_size))
         assert torch.equal(some, whole[:count])
 
 
@@ -133,9 +137,12 @@ def test_more_reference_images_than_there_are_is_refused(folder):
 
 def test_reference_images_are_the_training_set_once_whatever_the_batch_size(folder):
     module = datamodule(folder, flip=True)
-    whole = torch.cat(list(module.reference_images()))
+    whole = pixels(module.reference_images())
     assert whole.shape == (1600, 3, 16, 16)
-    assert torch.equal(whole, torch.cat(list(module.reference_images(7))))
+    assert torch.equal(whole, pixels(module.reference_images(7)))
+    assert [int(label) for _, labels in module.reference_images(7) for label in labels] == [
+        module.train_set()[Reference(0, number)][1] for number in range(1600)
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 6 worker processes")

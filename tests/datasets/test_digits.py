@@ -96,6 +96,6 @@ def test_enlarged_digits_are_those_of_scikit_learn(folder, index):
 
 
 def test_full_range_of_grey_levels_is_used(folder):
-    images = next(datamodule(folder).reference_images(400))
+    images = next(datamodule(folder).reference_images(400))[0]
     assert images.min() == 0
     assert images.max() == 255

@@ -6,10 +6,11 @@ import torch
 import torch.distributed
 from torch.multiprocessing.spawn import spawn
 
+from jitlab.metrics.accumulation import Total
+from jitlab.metrics.class_structure import ClassStructure
 from jitlab.metrics.frechet import RunningMoments
 from jitlab.metrics.inception_score import InceptionScore
-from jitlab.metrics.manifold import Manifold, OffManifold
-from jitlab.metrics.seams import BorderEnergy
+from jitlab.metrics.seams import squared_differences
 
 IMAGES = 60
 # Where the images of the first process end: also such that one process has none.
@@ -25,22 +26,22 @@ def draw() -> tuple[torch.Tensor, torch.Tensor]:
 def measured(first: int, end: int, batch: int) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """Return the values over all processes, and this one's states after them, where it has images first to end."""
     vectors, images = draw()
-    moments, score, energy = RunningMoments(5), InceptionScore(IMAGES, 5), BorderEnergy(4)
-    off = OffManifold(Manifold(torch.zeros(5, dtype=torch.float64), torch.eye(5, dtype=torch.float64)[:, :2]))
+    moments, score, energy = RunningMoments(5), InceptionScore(IMAGES, 5), Total(2)
+    structure = ClassStructure(5, 3)
     for numbers in torch.arange(first, end).split(batch) if end > first else ():
         moments.update(vectors[numbers])
         score.update(vectors[numbers], numbers.tolist())
-        energy.update(images[numbers])
-        off.update(vectors[numbers])
+        energy.update(squared_differences(images[numbers], 4))
+        structure.update(vectors[numbers], numbers % 3)
     pooled = moments.compute()
     values = {
         "mean": pooled.mean,
         "covariance": pooled.covariance,
         "score": torch.tensor(score.compute(), dtype=torch.float64),
         "energy": energy.compute(),
-        "off": off.compute(),
+        "structure": torch.tensor(structure.compute(), dtype=torch.float64),
     }
-    return values, [value for metric in (moments, score, energy, off) for value in metric.state().values()]
+    return values, [value for metric in (moments, score, energy, structure) for value in metric.state().values()]
 
 
 def work(rank: int, folder: Path) -> None:

@@ -101,7 +101,8 @@ class Evaluation(AfterCheckpoint):
         done = 0
         for part in numbers.split(self.settings.batch_size):
             # Balanced: image i is of class i modulo the number of classes.
-            measurement.add(module.generate(part.tolist(), part % self.settings.num_classes))
+            labels = part % self.settings.num_classes
+            measurement.add(module.generate(part.tolist(), labels), labels)
             done += len(part) * trainer.world_size
             self.progress(f"evaluating {what}", min(done, self.settings.images), self.settings.images)
         return measurement.compute()

@@ -108,15 +108,16 @@ class ShardDataModule(PositionedDataModule):
         rows = [images[Reference(0, index)] for index in range(count)]
         return torch.stack([image for image, _, _ in rows]), torch.tensor([label for _, label, _ in rows])
 
-    def reference_images(self, batch_size: int = 256) -> Iterator[Tensor]:
-        """Yield the first `reference_count` training images in batches (B, 3, H, W) uint8, unflipped.
+    def reference_images(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the first `reference_count` training images, unflipped, in batches (B, 3, H, W) uint8 with labels (B,).
 
         Shards are written in a shuffled order, so that the first are a random sample.
         """
         images = self._images(TRAIN)
         for start in range(0, self.reference_count, batch_size):
             indices = range(start, min(start + batch_size, self.reference_count))
-            yield torch.stack([images[Reference(0, index)][0] for index in indices])
+            rows = [images[Reference(0, index)] for index in indices]
+            yield torch.stack([image for image, _, _ in rows]), torch.tensor([label for _, label, _ in rows])
 
     def announce(self, position: Position) -> None:
         """Fetch the shards that come next, where they are not here, once for a machine and a window of shards."""

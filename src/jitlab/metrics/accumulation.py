@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -28,6 +29,29 @@ class Accumulation(Metric):
         self.reset()
         for name, value in state.items():
             setattr(self, name, value.to(self.device, copy=True))
+
+
+class Total(Accumulation):
+    """Accumulates vectors of so many numbers, in float64: their sum and how many they are."""
+
+    n: Tensor
+    total: Tensor
+
+    def __init__(self, size: int, sync_on_compute: bool = True) -> None:
+        """Start empty; without `sync_on_compute` each process keeps to what it saw itself."""
+        super().__init__(sync_on_compute=sync_on_compute)
+        self.set_dtype(torch.float64)
+        self.add_state("n", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, vectors: Tensor) -> None:
+        """Add vectors (B, size)."""
+        self.n += len(vectors)
+        self.total += vectors.double().sum(0)
+
+    def compute(self) -> Tensor:
+        """Return the mean (size,), NaN of nothing."""
+        return self.total / self.n
 
 
 def _kinds(state: Mapping[str, Tensor]) -> dict[str, str]:

@@ -1,13 +1,48 @@
-"""Generated images against the training images: Frechet distances, and energy off the subspace of real patches."""
+"""Generated images against training images: features, the patches that they are made of, and their classes."""
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from jitlab.metrics.accumulation import Total
+from jitlab.metrics.class_structure import ClassStructure
 from jitlab.metrics.features import Extractor, Pixels, metric_name
 from jitlab.metrics.frechet import Moments, RunningMoments, frechet_distance
-from jitlab.metrics.manifold import Manifold, ManifoldFit, OffManifold, patches
+from jitlab.metrics.patches import PatchFit, RealPatches
+
+
+@dataclass(frozen=True)
+class Real:
+    """Training images: the moments of their features, their patches, and how much of the features is their class."""
+
+    moments: Moments
+    patches: RealPatches
+    class_share: float
+
+
+def fit_real(
+    batches: Iterable[tuple[Tensor, Tensor]], extractor: Extractor, patch_size: int, classes: int, device: torch.device
+) -> Real:
+    """Return what batches of images (B, C, H, W) uint8 and labels (B,) have; every process sees all of them."""
+    moments = RunningMoments(extractor.dimensions, sync_on_compute=False).to(device)
+    structure = ClassStructure(extractor.dimensions, classes, sync_on_compute=False).to(device)
+    fit = PatchFit(patch_size, device)
+    for images, labels in batches:
+        vectors = extractor(images.to(device)).vectors
+        moments.update(vectors)
+        structure.update(vectors, labels)
+        fit.add(images.to(device))
+    return Real(moments.compute(), fit.compute(), structure.compute())
+
+
+def class_structure(generated: float, real: float) -> dict[str, float]:
+    """Return `class_structure`, the share of generated images over that of real ones, where both have one."""
+    if not (math.isfinite(generated) and real > 0):
+        return {}
+    return {"class_structure": max(generated, 0.0) / real}
 
 
 class ImageMeasure:
@@ -15,47 +50,45 @@ class ImageMeasure:
 
     key = "eval/off_manifold"
 
-    def __init__(self, reference_images: Callable[[], Iterable[Tensor]], patch_size: int) -> None:
-        """Prepare; `reference_images` yields the training images, (B, C, H, W) uint8."""
+    def __init__(
+        self, reference_images: Callable[[], Iterable[tuple[Tensor, Tensor]]], patch_size: int, classes: int
+    ) -> None:
+        """Prepare; `reference_images` yields the training images, (B, C, H, W) uint8, and their labels (B,)."""
         self.reference_images = reference_images
         self.patch_size = patch_size
+        self.classes = classes
         self.extractor = Pixels()
-        self._reference: tuple[Moments, Manifold] | None = None
+        self._real: Real | None = None
 
     def start(self, device: torch.device) -> "ImageMeasurement":
         """Begin a measurement of images (B, C, H, W) uint8 on `device`."""
-        if self._reference is None:
-            # Every process sees all reference images, so theirs are not pooled over processes.
-            moments = RunningMoments(self.extractor.dimensions, sync_on_compute=False).to(device)
-            fit = ManifoldFit()
-            for images in self.reference_images():
-                moments.update(self.extractor(images.to(device)).vectors)
-                fit.add(patches(images.to(device), self.patch_size))
-            self._reference = moments.compute(), fit.compute()
-        return ImageMeasurement(self.extractor, *self._reference, self.patch_size, device)
+        if self._real is None:
+            self._real = fit_real(self.reference_images(), self.extractor, self.patch_size, self.classes, device)
+        return ImageMeasurement(self.extractor, self._real, self.classes, device)
 
 
 class ImageMeasurement:
-    """Moments of the features of generated images, and the energy of their patches."""
+    """What generated images are compared with training images by."""
 
-    def __init__(
-        self, extractor: Extractor, real: Moments, manifold: Manifold, patch_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, extractor: Extractor, real: Real, classes: int, device: torch.device) -> None:
         self.extractor = extractor
         self.real = real
-        self.patch_size = patch_size
         self._moments = RunningMoments(extractor.dimensions).to(device)
-        self._off_manifold = OffManifold(manifold).to(device)
+        self._structure = ClassStructure(extractor.dimensions, classes).to(device)
+        self._patches = Total(4).to(device)
 
-    def add(self, samples: Tensor) -> None:
-        """Add images (B, C, H, W) uint8."""
-        self._moments.update(self.extractor(samples).vectors)
-        self._off_manifold.update(patches(samples, self.patch_size))
+    def add(self, samples: Tensor, labels: Tensor) -> None:
+        """Add images (B, C, H, W) uint8 that were generated for classes (B,)."""
+        vectors = self.extractor(samples).vectors
+        self._moments.update(vectors)
+        self._structure.update(vectors, labels)
+        self._patches.update(self.real.patches.measure(samples))
 
     def compute(self) -> dict[str, float]:
-        """Return `eval/fd_<features>` and `eval/off_manifold`."""
-        distance = frechet_distance(self.real, self._moments.compute())
-        return {
-            f"eval/{metric_name(self.extractor.name)}": distance,
-            "eval/off_manifold": float(self._off_manifold.compute()),
+        """Return the Frechet distance, `eval/off_manifold`, and what can be said of seams and classes."""
+        found = {
+            metric_name(self.extractor.name): frechet_distance(self.real.moments, self._moments.compute()),
+            **self.real.patches.scores(self._patches.compute()),
+            **class_structure(self._structure.compute(), self.real.class_share),
         }
+        return {f"eval/{name}": value for name, value in found.items()}

@@ -5,18 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jitlab.metrics.accumulation import Accumulation
 from jitlab.metrics.frechet import RunningMoments
 from jitlab.randomness import seeded
 
 KEEP = 0.99
 FIRST_RANK = 64
-
-
-def patches(images: Tensor, patch_size: int) -> Tensor:
-    """Cut images (B, C, H, W) uint8 into patches (B N, C p p) with values in [-1, 1]."""
-    cut = images.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)  # (B, C, h, w, p, p)
-    return cut.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).float() / 127.5 - 1
 
 
 @dataclass(frozen=True)
@@ -65,32 +58,17 @@ class ManifoldFit:
         return Manifold(mean, _leading(rows, float(rows.square().sum()), self.keep, power=2))
 
 
-class OffManifold(Accumulation):
-    """The share, in [0, 1], of the energy of generated patches about the mean of real ones that is off their subspace.
+def energies(manifold: Manifold, rows: Tensor) -> Tensor:
+    """Return the energy of patches (..., D) about the mean of real ones, and what of it is off their subspace.
 
-    At most 1 - keep for the real patches themselves. Energy about the *real* mean: a constant shift off the subspace
-    counts too. Summed in float64; pooled over batches and processes it equals one pass.
+    As (..., 2) in float64. The share of all energy that is off, in [0, 1], is at most 1 - keep for the real patches
+    themselves. Energy about the *real* mean: a constant shift off the subspace counts too.
     """
-
-    total: Tensor
-    inside: Tensor
-
-    def __init__(self, manifold: Manifold) -> None:
-        super().__init__()
-        self.manifold = manifold
-        self.set_dtype(torch.float64)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("inside", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, rows: Tensor) -> None:
-        """Add patches (B, D)."""
-        centred = rows.double() - self.manifold.mean
-        self.total += centred.square().sum()
-        self.inside += (centred @ self.manifold.basis).square().sum()
-
-    def compute(self) -> Tensor:
-        """Return the share, (); 0 where there is no energy."""
-        return torch.where(self.total > 0, 1 - self.inside / self.total, 0.0).clamp(0, 1)
+    centred = rows.double() - manifold.mean
+    total = centred.square().sum(-1)
+    # The rounding of what lies inside must not leave less than nothing outside.
+    outside = (total - (centred @ manifold.basis).square().sum(-1)).clamp(min=0)
+    return torch.stack([total, outside], -1)
 
 
 def _leading(matrix: Tensor, energy: float, keep: float, power: int) -> Tensor:

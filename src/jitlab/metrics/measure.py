@@ -9,8 +9,8 @@ from torch import Tensor
 class Measurement(Protocol):
     """Collects generated samples and says what they are worth."""
 
-    def add(self, samples: Tensor) -> None:
-        """Add this process's batch of generated samples (B, ...)."""
+    def add(self, samples: Tensor, labels: Tensor) -> None:
+        """Add this process's batch of samples (B, ...) that were generated for labels (B,)."""
 
     def compute(self) -> dict[str, float]:
         """Return the metrics, by their keys, of the samples of all processes."""

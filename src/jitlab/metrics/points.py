@@ -59,8 +59,8 @@ class PointMeasurement(Metric):
         """Add points (B, D)."""
         self.points = [*self.points, samples]
 
-    def add(self, samples: Tensor) -> None:
-        """Add points (B, D): an evaluation's word for it."""
+    def add(self, samples: Tensor, labels: Tensor) -> None:  # noqa: ARG002
+        """Add points (B, D): an evaluation's word for it. All are of one class."""
         self.update(samples)
 
     def compute(self) -> dict[str, float]:

@@ -1,0 +1,68 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from jitlab.errors import UserError
+from jitlab.report.certificate import Certificate, Searched, SearchedCell, read_certificate, write_certificate
+
+CERTIFICATE = Certificate(
+    name="x",
+    checkpoint={"file": "runs/a/x/last.ckpt", "sha256": "ab" * 32, "step": 600},
+    metric="fd_pixels",
+    weights="ema0.99",
+    guidance_scale=1.5,
+    values={"fd_pixels": (0.05, 0.06), "seams": (1.1, 1.0)},
+    search=Searched(100, 1000, False, (SearchedCell("raw", 1.0, {"fd_pixels": 0.1}),)),
+    protocol={"steps": 20, "guidance_interval": [0.1, 1.0], "seeds": [0, 1]},
+    warnings=("few images",),
+    versions={"torch": "2"},
+    hardware="CPU",
+)
+
+
+@pytest.mark.parametrize("certificate", [CERTIFICATE, replace(CERTIFICATE, search=None)])
+def test_a_certificate_is_read_as_it_was_written_and_written_as_it_was_read(tmp_path, certificate):
+    path, again = tmp_path / "evaluation.json", tmp_path / "again.json"
+    write_certificate(path, certificate)
+    assert read_certificate(path) == certificate
+    write_certificate(again, read_certificate(path))
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_protocol_alone_decides_its_hash():
+    other = replace(CERTIFICATE, name="v", weights="raw", values={"fd_pixels": (1.0,)})
+    assert other.protocol_hash == CERTIFICATE.protocol_hash
+    changed = replace(CERTIFICATE, protocol={**CERTIFICATE.protocol, "steps": 50})
+    assert changed.protocol_hash != CERTIFICATE.protocol_hash
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda content: content.update(format=99), "format = 99"),
+        (lambda content: content["protocol"].update(steps=50), "protocol_hash"),
+        (lambda content: content.pop("values"), "damaged"),
+        (lambda content: content.update(extra=1), "damaged"),
+        (lambda content: content.update(search={"images": 3}), "damaged"),
+    ],
+)
+def test_a_certificate_that_was_changed_is_refused(tmp_path, change, word):
+    path = tmp_path / "evaluation.json"
+    write_certificate(path, CERTIFICATE)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=word) as caught:
+        read_certificate(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}"])
+def test_a_file_that_is_no_certificate_is_refused(tmp_path, text):
+    path = tmp_path / "evaluation.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="damaged"):
+        read_certificate(path)
+    with pytest.raises(UserError, match="no such file"):
+        read_certificate(tmp_path / "none.json")
