@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from jitlab import reference_statistics
 from jitlab.cli import main
 from jitlab.datasets.index import open_index
+from jitlab.metrics.class_structure import ClassStructure
 from jitlab.metrics.features import Pixels
 from jitlab.metrics.reference import read_reference
 from tests.datasets.folders import datamodule
@@ -42,6 +44,20 @@ def test_statistics_are_those_of_the_training_images_in_numpy(shards, tmp_path, 
     assert provenance is not None
     assert provenance.fingerprint == open_index(shards, "").fingerprint
     assert (provenance.features, provenance.image_size, provenance.crop) == ("pixels", SIZE, "adm")
+
+
+def test_features_of_some_images_spread_evenly_and_the_share_of_classes_are_kept(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference_statistics, "MOST_FEATURES", 7)
+    out = tmp_path / "pixels.npz"
+    assert reference(shards, "--features", "pixels", "--out", str(out), "--workers", "0", "--images", "100") == 0
+    found = read_reference(out, 64)
+    batches = list(datamodule(shards).reference_images())
+    rows = Pixels()(torch.cat([images for images, _ in batches])).vectors[:100]
+    assert found.features is not None
+    assert torch.equal(found.features, rows[[0, 14, 28, 42, 57, 71, 85]])
+    structure = ClassStructure(64, 10)
+    structure.update(rows, torch.cat([labels for _, labels in batches])[:100])
+    assert found.class_share == pytest.approx(structure.compute(), rel=1e-12)
 
 
 def test_inception_takes_its_weights_from_a_file_and_warns_of_too_few_images(shards, tmp_path, capsys):

@@ -394,6 +394,11 @@ def precision_context(config: Config) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=_precision(config.train.precision) == "bf16-mixed")
 
 
+def precision_name(config: Config) -> str:
+    """Name the arithmetic that runs use on this machine."""
+    return "bf16" if _precision(config.train.precision) == "bf16-mixed" else "float32"
+
+
 def _precision(precision: str) -> Literal["32-true", "bf16-mixed"]:
     # On CPUs bf16 attention has a slow backward, so that auto means float32 there.
     if precision == "auto":

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from jitlab.cli_arguments import at_least_one, label, two_numbers, whole_numbers
+from jitlab import cli_evaluate
+from jitlab.cli_arguments import EXIT_INTERRUPTED, at_least_one, label, two_numbers, whole_numbers
 from jitlab.cli_data import add_data
-from jitlab.cli_evaluate import add_evaluate
 from jitlab.errors import RunError, UserError
 
-EXIT_RUN_ERROR, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_RUN_ERROR, EXIT_USER_ERROR = 1, 2
+# One verb of two words: `evaluate` alone takes a path.
+REFERENCE = "evaluate reference"
 FILES_TOLD = 16
 
 
@@ -170,7 +172,10 @@ def list_(arguments: argparse.Namespace) -> int:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:2] == REFERENCE.split():
+        words = [REFERENCE, *words[2:]]
+    arguments, rest = parser.parse_known_args(words)
     # argparse takes no positional words after an option; overrides may stand anywhere.
     if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -188,8 +193,10 @@ def _parser() -> argparse.ArgumentParser:
     add_data(
         verbs.add_parser("data", help="Build, index, check and look at shards.", description="Build and verify shards.")
     )
-    about = "Write what generated images are compared with."
-    add_evaluate(verbs.add_parser("evaluate", help=about, description=about))
+    about = cli_evaluate.evaluate.__doc__
+    cli_evaluate.add_evaluate(verbs.add_parser("evaluate", help=about, description=about))
+    about = cli_evaluate.reference.__doc__
+    cli_evaluate.add_reference(verbs.add_parser(REFERENCE, help=about, description=about))
     _add_sample(verbs.add_parser("sample", help=sample.__doc__, description=sample.__doc__))
     about = "Take over and write checkpoints in the official layout."
     _add_checkpoint(verbs.add_parser("checkpoint", help=about, description=about))

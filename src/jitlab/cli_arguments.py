@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+EXIT_INTERRUPTED = 130
+
 
 def at_least_one(text: str) -> int:
     """Read a whole number of 1 or more."""

@@ -1,8 +1,32 @@
-"""The verbs of `jitlab evaluate`."""
+"""The verbs `jitlab evaluate` and `jitlab evaluate reference`."""
 
 import argparse
+import dataclasses
 
-from jitlab.cli_arguments import at_least_one, path
+from jitlab.cli_arguments import EXIT_INTERRUPTED, at_least_one, path, whole_number
+
+FEATURES = "inception, pixels, or timm: and the name of one of timm's networks"
+WEIGHTS = "file of the network's weights; JITLAB_INCEPTION_WEIGHTS, then the published ones where not given"
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Measure a checkpoint by a protocol: search, final evaluation, certificate."""
+    from jitlab import evaluate as subject
+    from jitlab.callbacks.stop import StoppedError
+    from jitlab.config.load import repository
+    from jitlab.console import console
+
+    given = vars(arguments)
+    names = [field.name for field in dataclasses.fields(subject.Request) if field.name != "words"]
+    request = subject.Request(words=arguments.overrides, **{name: given[name] for name in names})
+    terminal = console()
+    try:
+        folder, certificate = subject.evaluate(request, repository(), terminal)
+    except StoppedError:
+        terminal.print("stopped; the same command goes on from there")
+        return EXIT_INTERRUPTED
+    print(folder, certificate)
+    return 0
 
 
 def reference(arguments: argparse.Namespace) -> int:
@@ -37,14 +61,34 @@ def reference(arguments: argparse.Namespace) -> int:
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    """Add the verbs of `jitlab evaluate`."""
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    written = verbs.add_parser("reference", help=reference.__doc__, description=reference.__doc__)
+    """Add what `jitlab evaluate` takes."""
+    parser.add_argument("target", type=path, metavar="RUN|CHECKPOINT", help="a run's folder, or a checkpoint")
+    words = "sampler settings, such as sampler.steps=100; the checkpoint's own where not given"
+    parser.add_argument("overrides", nargs="*", metavar="sampler.KEY=VALUE", help=words)
+    search = "look for the best of these on --images; ema=all, ema=0.9999,raw, cfg=1.0:4.0:0.1, cfg=1,1.5,2"
+    parser.add_argument("--search", nargs="+", metavar="ema=|cfg=", help=search)
+    parser.add_argument("--full", action="store_true", help="search every cell, not first coarsely and then finely")
+    parser.add_argument("--images", type=at_least_one, default=8000, help="of every cell of the search")
+    parser.add_argument("--final", type=at_least_one, default=50_000, help="images of the final evaluation")
+    parser.add_argument("--seeds", type=at_least_one, default=1, help="repeat the final evaluation; gives the spread")
+    parser.add_argument("--features", help=f"{FEATURES}; the run's own where not given")
+    parser.add_argument("--weights", type=path, metavar="FILE", help=WEIGHTS)
+    statistics = "statistics to compare with; those of the training images where not given"
+    parser.add_argument("--reference", type=path, metavar="FILE.npz", help=statistics)
+    parser.add_argument("--data", metavar="DIR|URL", help="of the training images; the run's own where not given")
+    parser.add_argument("--batch-size", type=at_least_one, help="images generated at a time on a device")
+    parser.add_argument("--devices", type=at_least_one, help="that generate; all GPUs, or one process, if not given")
+    parser.add_argument("--save", type=whole_number, default=0, metavar="N", help="keep the first N images and a grid")
+    parser.add_argument("--out", type=path, help="folder of the evaluation; one beside the checkpoint if not given")
+    parser.add_argument("--fresh", action="store_true", help="delete another evaluation in this folder, start over")
+    parser.set_defaults(verb=evaluate)
+
+
+def add_reference(written: argparse.ArgumentParser) -> None:
+    """Add what `jitlab evaluate reference` takes."""
     written.add_argument("--data", required=True, metavar="DIR|URL", help="of the shards' index")
-    names = "inception, pixels, or timm: and the name of one of timm's networks"
-    written.add_argument("--features", default="inception", help=f"{names}; inception where not given")
-    weights = "file of the network's weights; JITLAB_INCEPTION_WEIGHTS, then the published ones where not given"
-    written.add_argument("--weights", type=path, metavar="FILE", help=weights)
+    written.add_argument("--features", default="inception", help=f"{FEATURES}; inception where not given")
+    written.add_argument("--weights", type=path, metavar="FILE", help=WEIGHTS)
     written.add_argument("--image-size", type=at_least_one, help="pixels to crop to, for images as they came")
     written.add_argument("--images", type=at_least_one, help="the first so many; all where not given")
     written.add_argument("--out", type=path, metavar="FILE.npz", help="reference-*.npz in DIR where not given")

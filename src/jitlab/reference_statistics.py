@@ -1,11 +1,13 @@
 """Reference statistics of a data set: what generated images are compared with, computed once and kept in a file."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from jitlab.datasets.images import ShardImages
@@ -14,12 +16,15 @@ from jitlab.datasets.order import Reference as Place
 from jitlab.datasets.remote import is_remote
 from jitlab.datasets.store import Store, check_store
 from jitlab.errors import UserError
+from jitlab.metrics.class_structure import ClassStructure
 from jitlab.metrics.features import Extractor, build_extractor
 from jitlab.metrics.frechet import RunningMoments
-from jitlab.metrics.reference import Provenance, write_reference
+from jitlab.metrics.reference import Provenance, Reference, write_reference
 
 CROP = "adm"
 BATCH_SIZE = 64
+# What precision and recall are commonly taken over.
+MOST_FEATURES = 10_000
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,12 @@ class Written:
     dimensions: int
 
 
-def write_statistics(request: Request, index: Index, store: Store, console: Console) -> Written:
-    """Write mean and covariance of the features of training images, with what they are of.
+def write_statistics(
+    request: Request, index: Index, store: Store, console: Console, extractor: Extractor | None = None
+) -> Written:
+    """Write mean and covariance of the features of training images, some of the features, and what they are of.
+
+    Without an `extractor` the one that is asked for is built.
 
     Raises:
         UserError: for weights, sizes or numbers that do not fit, and for shards that are damaged.
@@ -63,28 +72,43 @@ def write_statistics(request: Request, index: Index, store: Store, console: Cons
     """
     size, out = _image_size(request, index), _out(request, index)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    extractor = build_extractor(request.features, device, request.weights)
+    extractor = extractor or build_extractor(request.features, device, request.weights)
     check_store(index, store)
     images = ShardImages(index, store, TRAIN, size, "exact", seed=0, flip=False)
     count = _count(request, len(images))
-    moments = _moments(images, count, extractor, device, request.workers, console).compute()
-    write_reference(out, moments, Provenance(extractor.name, extractor.weights_sha256, size, CROP, index.fingerprint))
+    provenance = Provenance(extractor.name, extractor.weights_sha256, size, CROP, index.fingerprint)
+    found = _statistics(images, count, extractor, index.facts.num_classes, device, request.workers, console)
+    write_reference(out, replace(found, provenance=provenance))
     return Written(out, count, extractor.dimensions)
 
 
-def _moments(
-    images: ShardImages, count: int, extractor: Extractor, device: torch.device, workers: int, console: Console
-) -> RunningMoments:
+def _statistics(
+    images: ShardImages,
+    count: int,
+    extractor: Extractor,
+    classes: int,
+    device: torch.device,
+    workers: int,
+    console: Console,
+) -> Reference:
     moments = RunningMoments(extractor.dimensions, sync_on_compute=False).to(device)
+    structure = ClassStructure(extractor.dimensions, classes, sync_on_compute=False).to(device)
+    # Evenly over all images: shards of other codebases may hold one class after another.
+    kept = {number * count // min(count, MOST_FEATURES) for number in range(min(count, MOST_FEATURES))}
+    features = list[Tensor]()
     places = [Place(0, number) for number in range(count)]
     # The sampler gives places and not numbers: ShardImages takes nothing else.
     loader = DataLoader(images, BATCH_SIZE, sampler=places, num_workers=workers)
     with Progress(console=console) as progress:
         task = progress.add_task(f"{extractor.name} of {count} images", total=count)
-        for batch, _, _ in loader:
-            moments.update(extractor(batch.to(device)).vectors)
+        for first, (batch, labels, _) in zip(range(0, count, BATCH_SIZE), loader, strict=True):
+            vectors = extractor(batch.to(device)).vectors
+            moments.update(vectors)
+            structure.update(vectors, labels)
+            features.append(vectors[[first + place in kept for place in range(len(vectors))]].float().cpu())
             progress.advance(task, len(batch))
-    return moments
+    share = structure.compute()
+    return Reference(moments.compute(), None, torch.cat(features), share if math.isfinite(share) else None)
 
 
 def _image_size(request: Request, index: Index) -> int:
@@ -108,5 +132,9 @@ def _out(request: Request, index: Index) -> Path:
         return request.out
     if is_remote(request.data):
         raise UserError(f"{request.data}: is on a server; name the file of the statistics with --out")
-    size = request.image_size or index.facts.image_size
-    return Path(request.data) / f"reference-{request.features.replace(':', '-').replace('/', '-')}-{size}.npz"
+    return default_path(request.data, request.features, _image_size(request, index))
+
+
+def default_path(data: str, features: str, image_size: int) -> Path:
+    """Return where the statistics of a folder of shards lie if nobody says otherwise."""
+    return Path(data) / f"reference-{features.replace(':', '-').replace('/', '-')}-{image_size}.npz"

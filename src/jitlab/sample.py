@@ -1,6 +1,5 @@
 """Images from a checkpoint: PNGs or one grid, and on request how they came out of the noise."""
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,30 +11,22 @@ from torch import Tensor
 
 from jitlab import build
 from jitlab.callbacks.drawing import draw_images, draw_strip, write_png
-from jitlab.checkpoint_files import Checkpoint, open_checkpoint
-from jitlab.config import load
-from jitlab.config.load import COMMAND_LINE, Setting
-from jitlab.config.schema import Config, Sampler
+from jitlab.checkpoint_files import open_checkpoint
+from jitlab.config.schema import Config
 from jitlab.errors import UserError
+from jitlab.sampling_config import sampling_config
 from jitlab.training.trajectory import Trajectory
 
 COLUMNS = 8
 # The five digits of a file's name keep folders in order; a picture of many images is held in memory whole.
 MOST_IMAGES, MOST_IN_ONE_PICTURE = 100_000, 1024
-SHORT = {
-    "--cfg": "sampler.guidance_scale",
-    "--steps": "sampler.steps",
-    "--solver": "sampler.solver",
-    "--seed": "seed",
-}
-"""The options of the command line that are short for a setting."""
 
 
 @dataclass(frozen=True)
 class Request:
     """What to draw: `count` images of each of `classes`, numbered in this order from 0.
 
-    `options` are the texts given to those of `SHORT`, `words` the `sampler.KEY=VALUE`.
+    `options` are the texts given to options that are short for a setting, `words` the `sampler.KEY=VALUE`.
     """
 
     classes: Sequence[int]
@@ -68,7 +59,7 @@ def sample(path: Path, out: Path, request: Request, console: Console) -> list[Pa
     """
     _check_count(request)
     checkpoint = open_checkpoint(path)
-    config = _config(checkpoint, request)
+    config = sampling_config(checkpoint, request.words, request.options)
     _check_classes(path, config, request)
     module = checkpoint.module(request.weights, config).eval()
     module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -94,42 +85,6 @@ def sample(path: Path, out: Path, request: Request, console: Console) -> list[Pa
         files.append(write_png(out / "trajectory.png", draw_strip(torch.cat(strips).split(1), draw_images)))
         console.print(f"trajectory: z and predicted x at t = {', '.join(f'{t:.2f}' for t in times)}")
     return files
-
-
-def _config(checkpoint: Checkpoint, request: Request) -> Config:
-    """Return the checkpoint's configuration with the sampler that is asked for.
-
-    What is asked for goes before what the checkpoint was trained to be sampled with, and its own settings that no
-    longer fit give way. Raises UserError where a word is no sampler setting, or an option has set it already.
-    """
-    given = load.from_words(request.words, "sampler.guidance_interval=[0.2,0.8]")
-    for key, setting in given.items():
-        if not key.startswith("sampler."):
-            use = "use --seed" if key == "seed" else "expected sampler.KEY=VALUE: the checkpoint decides the rest"
-            raise UserError(f"{COMMAND_LINE}: {key} = {setting.value}: does not belong to sampling; {use}")
-    for option, text in request.options.items():
-        key, typed = SHORT[option], f"{option} {shlex.quote(text)}"
-        if key in given:
-            raise UserError(f"{typed}: {key} = {given[key].value} sets the same; leave one of them out")
-        given[key] = load.from_typed(key, text, typed)
-    origin = str(checkpoint.path)
-    given = _give_way(given, checkpoint.config.sampler, origin) | given
-    given["train.compile"] = Setting(False, origin)
-    return load.assemble(load.flat(checkpoint.config), origin, given)
-
-
-def _give_way(given: Mapping[str, Setting], own: Sampler, origin: str) -> dict[str, Setting]:
-    """Return the settings in place of the checkpoint's own that would not fit those given."""
-    found = {}
-    if "sampler.solver" in given and given["sampler.solver"].value != own.solver:
-        found["sampler.churn"] = Setting(Sampler.churn, origin)
-    if own.times and ("sampler.steps" in given or "sampler.shift" in given):
-        found["sampler.times"] = Setting([], origin)
-    times = given["sampler.times"].value if "sampler.times" in given else None
-    if times and isinstance(times, list):
-        found["sampler.steps"] = Setting(len(times) - 1, origin)
-        found["sampler.shift"] = Setting(Sampler.shift, origin)
-    return found
 
 
 def _check_count(request: Request) -> None:

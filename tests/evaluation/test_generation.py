@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from lightning import Trainer
 
 from jitlab import build
-from jitlab.evaluation.generation import Images, fill, open_tables
+from jitlab.evaluation.generation import Images, Round, fill, open_tables
+from jitlab.evaluation.observation import Observer
 from jitlab.evaluation.search import Cell
 from jitlab.metrics.features import Features, Pixels
 from jitlab.metrics.frechet import RunningMoments
@@ -17,7 +18,7 @@ from jitlab.training.ema import Averages
 from tests.callbacks.runs import tiny_config
 
 CELLS = [Cell("raw", 1.0), Cell("raw", 2.0), Cell("ema0.5", 1.0), Cell("ema0.5", 3.0)]
-COUNT = 50
+COUNT, SAVED, SEED = 50, 20, 5
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")
 
 
@@ -47,13 +48,30 @@ class Counting(Pixels):
         return super().__call__(images)
 
 
+class Done:
+    def __init__(self) -> None:
+        self.images = 0
+
+    def found(self, images: int) -> None:
+        self.images += images
+
+    made = found
+
+
 def filled(trained, folder, batch_size=16, world_size=1, extractor=None):
-    tables = open_tables(folder, CELLS, COUNT, Pixels.dimensions)
+    wanted = Round(SEED, CELLS, Images(COUNT, batch_size, 10), saved=SAVED)
+    tables = open_tables(folder, wanted, Pixels.dimensions)
     module, averages = trained
-    extractor, done = extractor or Counting(), list[int]()
+    extractor, done = extractor or Counting(), Done()
+    kept = dict[int, torch.Tensor]()
+
+    def keep(numbers, images):
+        kept.update(zip(numbers, images, strict=True))
+
     for rank in range(world_size):
-        fill(module, averages, tables, Images(COUNT, batch_size, 10), extractor, rank, world_size, done.append)
-    assert sum(done) == COUNT * len(CELLS)
+        fill(module, averages, wanted, tables, Observer(extractor, None), keep, rank, world_size, done)
+    assert set(kept) <= set(range(SAVED))
+    assert done.images == COUNT * len(CELLS)
     return {cell: table.read().clone() for cell, table in tables.items()}, extractor
 
 
@@ -113,6 +131,6 @@ def test_every_cell_has_its_own_weights_and_scale(trained, undisturbed):
     module, averages = trained
     for cell in CELLS:
         with nullcontext() if cell.weights == "raw" else averages.applied(0.5):
-            drawn = module.generate(range(5), torch.arange(5), guidance_scale=cell.scale)
+            drawn = module.generate(range(5), torch.arange(5), guidance_scale=cell.scale, seed=SEED)
         assert torch.equal(Pixels()(drawn).vectors, undisturbed[cell][:5])
     assert not any(torch.equal(undisturbed[CELLS[0]], undisturbed[cell]) for cell in CELLS[1:])

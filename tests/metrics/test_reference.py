@@ -7,7 +7,7 @@ import torch
 
 from jitlab.errors import UserError
 from jitlab.metrics.frechet import Moments, frechet_distance
-from jitlab.metrics.reference import Provenance, check_reference, read_reference, write_reference
+from jitlab.metrics.reference import Provenance, Reference, check_reference, read_reference, write_reference
 
 PROVENANCE = Provenance("inception", "a" * 64, 256, "centre", "b" * 64)
 
@@ -32,7 +32,7 @@ def arrays(dtype=np.float64, **changed):
 
 
 def test_what_was_written_is_read_to_the_bit(path):
-    write_reference(path, moments(), PROVENANCE)
+    write_reference(path, Reference(moments(), PROVENANCE))
     found = read_reference(path, 4)
     assert found.provenance == PROVENANCE
     assert found.moments.n == 90
@@ -41,8 +41,32 @@ def test_what_was_written_is_read_to_the_bit(path):
     check_reference(path, found, PROVENANCE)
 
 
+@pytest.mark.parametrize("share", [0.25, None])
+def test_features_and_the_share_of_classes_are_kept_beside_them(path, share):
+    features = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    write_reference(path, Reference(moments(), PROVENANCE, features, share))
+    found = read_reference(path, 4)
+    assert found.features is not None
+    assert torch.equal(found.features, features)
+    assert found.class_share == share
+
+
+@pytest.mark.parametrize(
+    ("features", "word"),
+    [
+        (np.zeros((6, 5), np.float32), r"features \(6, 5\) float32, expected \(N, 4\)"),
+        (np.zeros((6, 4)), "float64, expected"),
+        (np.full((6, 4), np.nan, np.float32), "features hold NaN"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(path, features, word):
+    np.savez(path, **arrays(sample_features=features))
+    with pytest.raises(UserError, match=word):
+        read_reference(path, 4)
+
+
 def test_other_codebases_find_their_keys(path):
-    write_reference(path, moments(), PROVENANCE)
+    write_reference(path, Reference(moments(), PROVENANCE))
     with np.load(path) as archive:
         assert np.array_equal(archive["mu"], moments().mean.numpy())
         assert np.array_equal(archive["sigma"], moments().covariance.numpy())
@@ -81,7 +105,7 @@ def test_rounding_is_not_taken_for_asymmetry(path):
     ],
 )
 def test_statistics_of_something_else_are_refused(path, field, other, words):
-    write_reference(path, moments(), PROVENANCE)
+    write_reference(path, Reference(moments(), PROVENANCE))
     with pytest.raises(UserError) as caught:
         check_reference(path, read_reference(path, 4), replace(PROVENANCE, **{field: other}))
     assert words in str(caught.value)
@@ -129,7 +153,7 @@ def test_a_damaged_file_is_told(path, kind):
     elif kind == "pickle":
         np.savez(path, mu=np.array([object()], dtype=object), sigma=np.zeros((4, 4)))
     elif kind == "truncated":
-        write_reference(path, moments(), PROVENANCE)
+        write_reference(path, Reference(moments(), PROVENANCE))
         path.write_bytes(path.read_bytes()[:-200])
     else:
         path.write_bytes(b"statistics" if kind == "text" else b"")

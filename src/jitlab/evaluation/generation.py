@@ -5,17 +5,27 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from jitlab.evaluation.search import Cell
 from jitlab.metrics.feature_table import FeatureTable
-from jitlab.metrics.features import Extractor
 from jitlab.training.ema import Averages
 from jitlab.training.module import JiTModule
 
 RAW = "raw"
+
+
+class Progress(Protocol):
+    """Is told how far the work is."""
+
+    def found(self, images: int) -> None:
+        """Take so many images for done that were there."""
+
+    def made(self, images: int) -> None:
+        """Take so many images for done that were just made."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +55,38 @@ class Images:
         return torch.tensor(numbers) % self.num_classes
 
 
-def open_tables(folder: Path, cells: Sequence[Cell], count: int, dimensions: int) -> dict[Cell, FeatureTable]:
-    """Return the table of every cell, as far as it was filled before."""
-    return {cell: FeatureTable(folder / f"{cell.weights}-{cell.scale:g}.features", count, dimensions) for cell in cells}
+@dataclass(frozen=True)
+class Round:
+    """Images to be generated at a seed: those of every cell, of which the first `saved` of each are shown to `keep`."""
+
+    seed: int
+    cells: Sequence[Cell]
+    images: Images
+    saved: int = 0
+
+
+def open_tables(folder: Path, wanted: Round, row_size: int) -> dict[Cell, FeatureTable]:
+    """Return the table of every cell in a folder, as far as it was filled before."""
+    return {cell: FeatureTable(table_path(folder, cell), wanted.images.count, row_size) for cell in wanted.cells}
+
+
+def table_path(folder: Path, cell: Cell) -> Path:
+    """Return the file of a cell's table."""
+    return folder / f"{cell.name}.features"
 
 
 def fill(
     module: JiTModule,
     averages: Averages,
+    wanted: Round,
     tables: Mapping[Cell, FeatureTable],
-    images: Images,
-    extractor: Extractor,
+    observe: Callable[[Tensor], Tensor],
+    keep: Callable[[range, Tensor], None],
     rank: int,
     world_size: int,
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> None:
-    """Generate this process's share of the images of every cell that lacks them, and write their features.
+    """Generate this process's share of the images of every cell that lacks them, and write their rows.
 
     Whatever stops it, what was written stays, and the same call goes on with the rest. Scales share the way to where
     guidance acts, and averages are put into the network one after another without a copy of it.
@@ -68,21 +94,26 @@ def fill(
     Args:
         module: the network and its sampler.
         averages: of its weights.
-        tables: of the cells.
-        images: which are generated.
-        extractor: of their features.
+        wanted: what is generated.
+        tables: of its cells.
+        observe: makes rows (B, D) of images (B, ...).
+        keep: is given the numbers and images of those to be saved, before their rows are written.
         rank: of this process.
         world_size: how many there are.
-        progress: told of so many images that are done, of any cell.
+        progress: is told of images of any cell.
     """
-    decays = {f"ema{decay:g}": decay for decay in averages.decays}
+    decays = {f"ema{decay}": decay for decay in averages.decays}
+    images = wanted.images
     for weights, group in groupby(tables, key=lambda cell: cell.weights):
         cells = {cell.scale: tables[cell] for cell in group}
         with nullcontext() if weights == RAW else averages.applied(decays[weights]):
             for batch in images.batches(rank, world_size):
                 numbers = images.wanted(batch)
                 left = [scale for scale, table in cells.items() if not table.has(numbers)]
-                progress(len(numbers) * (len(cells) - len(left)))
-                for scale, drawn in module.generate_at_scales(batch, images.labels(batch), left):
-                    cells[scale].write(list(numbers), extractor(drawn).vectors[: len(numbers)])
-                    progress(len(numbers))
+                progress.found(len(numbers) * (len(cells) - len(left)))
+                for scale, drawn in module.generate_at_scales(batch, images.labels(batch), left, wanted.seed):
+                    shown = range(numbers.start, min(numbers.stop, wanted.saved))
+                    if shown:
+                        keep(shown, drawn[: len(shown)])
+                    cells[scale].write(list(numbers), observe(drawn)[: len(numbers)])
+                    progress.made(len(numbers))

@@ -18,6 +18,11 @@ class Cell:
     weights: str
     scale: float
 
+    @property
+    def name(self) -> str:
+        """Return its name in files and tables."""
+        return f"{self.weights}-cfg{self.scale}"
+
 
 @dataclass(frozen=True)
 class Search:

@@ -11,7 +11,7 @@ from jitlab.metrics.accumulation import Total
 from jitlab.metrics.class_structure import ClassStructure
 from jitlab.metrics.features import Extractor, Pixels, metric_name
 from jitlab.metrics.frechet import Moments, RunningMoments, frechet_distance
-from jitlab.metrics.patches import PatchFit, RealPatches
+from jitlab.metrics.patches import MEASURES, PatchFit, RealPatches
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ImageMeasurement:
         self.real = real
         self._moments = RunningMoments(extractor.dimensions).to(device)
         self._structure = ClassStructure(extractor.dimensions, classes).to(device)
-        self._patches = Total(4).to(device)
+        self._patches = Total(MEASURES).to(device)
 
     def add(self, samples: Tensor, labels: Tensor) -> None:
         """Add images (B, C, H, W) uint8 that were generated for classes (B,)."""

@@ -1,6 +1,6 @@
 """What patches tell of generated images against real ones: seams between them, and energy off the real subspace."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,6 +8,8 @@ from torch import Tensor
 from jitlab.metrics.accumulation import Total
 from jitlab.metrics.manifold import Manifold, ManifoldFit, energies
 from jitlab.metrics.seams import border_ratio, squared_differences
+
+MEASURES = 4
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,15 @@ class RealPatches:
     manifold: Manifold
     differences: Tensor
 
+    def to(self, device: torch.device) -> "RealPatches":
+        """Return the same on a device, for images that lie there."""
+        manifold = Manifold(self.manifold.mean.to(device), self.manifold.basis.to(device))
+        return replace(self, manifold=manifold)
+
     def measure(self, images: Tensor) -> Tensor:
         """Return what `scores` wants the mean of, of each of images (B, C, H, W) uint8: (B, 4) float64."""
         rows = energies(self.manifold, patches(images, self.patch_size)).mean(1)
+        # Whole numbers, exact in float64.
         return torch.cat([squared_differences(images, self.patch_size), rows], 1)
 
     def scores(self, mean: Tensor) -> dict[str, float]:

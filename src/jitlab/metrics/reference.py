@@ -3,16 +3,19 @@
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from jitlab.errors import UserError
 from jitlab.files import replacing
 from jitlab.metrics.frechet import Moments
 
 SYMMETRY = 1e-5
+N, FEATURES, CLASS_SHARE = "n", "sample_features", "class_share"
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,35 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of real images; `provenance` is None, and they are unverified, in files of other codebases."""
+    """Statistics of real images; those of other codebases are unverified, and hold moments alone.
+
+    Args:
+        moments: of all features.
+        provenance: what they are of.
+        features: (N, D) float32 of some of the images, which samples can be compared with one by one.
+        class_share: how much of the features is the images' class, as `ClassStructure` gives it.
+    """
 
     moments: Moments
-    provenance: Provenance | None
+    provenance: Provenance | None = None
+    features: Tensor | None = None
+    class_share: float | None = None
 
 
-def write_reference(path: Path, moments: Moments, provenance: Provenance) -> None:
-    """Replace `path` by an .npz with `mu` and `sigma`, which other codebases read, and beside them n and provenance."""
-    mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
+def write_reference(path: Path, reference: Reference) -> None:
+    """Replace `path` by an .npz with `mu` and `sigma`, which other codebases read, and beside them all else."""
+    moments, provenance = reference.moments, reference.provenance
+    content: dict[str, Any] = {
+        "mu": moments.mean.cpu().numpy(),
+        "sigma": moments.covariance.cpu().numpy(),
+        N: np.int64(moments.n or 0),
+    }
+    if reference.features is not None:
+        content[FEATURES] = reference.features.cpu().numpy()
+    if reference.class_share is not None:
+        content[CLASS_SHARE] = np.float64(reference.class_share)
     with replacing(path) as file:
-        np.savez(file, mu=mean, sigma=covariance, n=np.int64(moments.n or 0), **asdict(provenance))
+        np.savez(file, **content, **(asdict(provenance) if provenance else {}))
 
 
 def read_reference(path: Path, dimensions: int) -> Reference:
@@ -52,7 +73,8 @@ def read_reference(path: Path, dimensions: int) -> Reference:
     try:
         with path.open("rb") as file, np.load(file) as archive:
             # Named ones only: ADM's hold their images beside them.
-            names = [name for name in ("mu", "sigma", "n", *Provenance.__dataclass_fields__) if name in archive]
+            known = ("mu", "sigma", N, FEATURES, CLASS_SHARE, *Provenance.__dataclass_fields__)
+            names = [name for name in known if name in archive]
             found = {name: archive[name] for name in names}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; jitlab evaluate reference writes one") from error
@@ -62,10 +84,11 @@ def read_reference(path: Path, dimensions: int) -> Reference:
     missing = [name for name in ("mu", "sigma") if name not in found]
     if missing:
         raise UserError(f"{path}: no {' and '.join(missing)}; expected an .npz of reference statistics")
-    n = int(found["n"]) or None if "n" in found else None
+    n = int(found[N]) or None if N in found else None
     mean, covariance = _checked(path, found["mu"], found["sigma"], dimensions)
     moments = Moments(n, torch.from_numpy(mean), torch.from_numpy(covariance))
-    return Reference(moments, _provenance(path, found))
+    share = float(found[CLASS_SHARE]) if CLASS_SHARE in found else None
+    return Reference(moments, _provenance(path, found), _features(path, found, dimensions), share)
 
 
 def check_reference(path: Path, reference: Reference, expected: Provenance) -> None:
@@ -104,6 +127,20 @@ def _checked(
     if covariance64.diagonal().min() < 0:
         raise UserError(f"{path}: sigma has a variance below 0, so it is no covariance; compute the statistics again")
     return mean64, (covariance64 + covariance64.T) / 2
+
+
+def _features(path: Path, found: dict[str, NDArray[np.generic]], dimensions: int) -> Tensor | None:
+    if FEATURES not in found:
+        return None
+    features = found[FEATURES]
+    if features.ndim != 2 or features.shape[1] != dimensions or features.dtype != np.float32:
+        raise UserError(
+            f"{path}: features {features.shape} {features.dtype}, expected (N, {dimensions}) float32: write it again "
+            "with jitlab evaluate reference"
+        )
+    if not np.isfinite(features).all():
+        raise UserError(f"{path}: features hold NaN or infinity; compute the statistics again")
+    return torch.from_numpy(features)
 
 
 def _provenance(path: Path, found: dict[str, NDArray[np.generic]]) -> Provenance | None:

@@ -159,6 +159,7 @@ class JiTModule(LightningModule):
         watch: Callable[[Tensor, float, Tensor], None] | None = None,
         guidance_scale: float | None = None,
         start: SharedStart | None = None,
+        seed: int | None = None,
     ) -> Tensor:
         """Generate the samples with these numbers and labels, (B, ...) as the data set stores them.
 
@@ -171,14 +172,16 @@ class JiTModule(LightningModule):
                 a `Trajectory` keeps some.
             guidance_scale: in place of the sampler's.
             start: what the same samples have in common at other scales.
+            seed: of the noise, in place of the module's.
         """
+        seed = self.seed if seed is None else seed
         scale = self.sampler.guidance_scale if guidance_scale is None else guidance_scale
 
         def scaled(noise: Tensor) -> Tensor:
             return noise.to(self.device) * self.objective.noise_scale
 
-        noise = scaled(image_noise(self.seed, indices, self.signal.shape))
-        churn = Churn(self.sampler.churn, lambda step: scaled(sde_noise(self.seed, indices, step, self.signal.shape)))
+        noise = scaled(image_noise(seed, indices, self.signal.shape))
+        churn = Churn(self.sampler.churn, lambda step: scaled(sde_noise(seed, indices, step, self.signal.shape)))
         times = time_grid(self.sampler.steps, self.sampler.shift, self.sampler.times)
         velocity = guided_velocity(
             self.network,
@@ -204,12 +207,12 @@ class JiTModule(LightningModule):
         return self.signal.from_signal(x)
 
     def generate_at_scales(
-        self, indices: Sequence[int], labels: Tensor, scales: Sequence[float]
+        self, indices: Sequence[int], labels: Tensor, scales: Sequence[float], seed: int | None = None
     ) -> Iterator[tuple[float, Tensor]]:
         """Yield each guidance scale with what `generate` returns at it; the way to where guidance acts is gone once."""
         start = SharedStart(partial(acts, scale=math.inf, interval=self.sampler.guidance_interval))
         for scale in scales:
-            yield scale, self.generate(indices, labels, guidance_scale=scale, start=start)
+            yield scale, self.generate(indices, labels, guidance_scale=scale, start=start, seed=seed)
 
     def _predict(
         self, z: Tensor, t: Tensor, y: Tensor, labels: Tensor, position: Position

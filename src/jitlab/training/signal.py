@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Of `to_images`; part of the protocol of an evaluation.
+ROUNDING = "nearest of 256"
+
 
 @dataclass(frozen=True)
 class Signal:

@@ -1,0 +1,273 @@
+"""Evaluates a checkpoint: a search over averages and guidance scales, the winner in full, the certificate of both."""
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from torchvision.transforms.functional import pil_to_tensor
+
+from jitlab import build
+from jitlab.callbacks.drawing import draw_images, write_png
+from jitlab.callbacks.stop import StopRequest
+from jitlab.checkpoint_files import Checkpoint, open_checkpoint
+from jitlab.config.schema import Config
+from jitlab.datasets import spiral
+from jitlab.datasets.parallel import cores
+from jitlab.errors import UserError
+from jitlab.evaluation import cautions
+from jitlab.evaluation.folder import EvaluationFolder
+from jitlab.evaluation.generation import RAW
+from jitlab.evaluation.generator import Job, Pool
+from jitlab.evaluation.mirror import Mirror
+from jitlab.evaluation.observation import columns
+from jitlab.evaluation.protocol import Amounts, protocol
+from jitlab.evaluation.scores import Truth
+from jitlab.evaluation.search import Cell, Search, read_search
+from jitlab.evaluation.stages import Stages
+from jitlab.evaluation.subject import Subject, find_subject
+from jitlab.evaluation.truth import RealImages, at
+from jitlab.metrics.features import PIXELS, Extractor, build_extractor
+from jitlab.metrics.reference import Reference
+from jitlab.report.certificate import (
+    CERTIFICATE_FILE,
+    Certificate,
+    Searched,
+    SearchedCell,
+    read_certificate,
+    write_certificate,
+)
+from jitlab.sampling_config import sampling_config
+
+# Far from the seeds of the final evaluation, which count from 0: other images choose the winner than judge it.
+SEARCH_SEED = 1_000_000
+GRID_IMAGES, GRID_FILE = 80, "grid.png"
+PACKAGES = ("jitlab", "torch", "torchvision", "torchmetrics", "torch-fidelity", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate, and how.
+
+    Args:
+        target: a run's folder or a checkpoint.
+        words: `sampler.KEY=VALUE`.
+        search: `ema=...` and `cfg=...`; None to evaluate the checkpoint's own guidance scale with the first average.
+        full: whether every cell of the search is looked at.
+        images: generated for every cell of the search.
+        final: generated for the winner at each seed.
+        seeds: how many seeds the winner is evaluated at.
+        features: name of the extractor; None for the run's own.
+        weights: its file of weights; None for the published ones.
+        reference: file of the reference statistics; None for those of the training images.
+        data: folder or URL of the training images; None for the run's own.
+        batch_size: images generated at a time on a device; None for the run's own.
+        devices: that generate; None for all GPUs, or one process without any.
+        save: how many of the first final images are kept as files.
+        out: folder of the evaluation; None for one beside the checkpoint.
+        fresh: whether to delete what another evaluation left there.
+    """
+
+    target: Path
+    words: Sequence[str]
+    search: Sequence[str] | None
+    full: bool
+    images: int
+    final: int
+    seeds: int
+    features: str | None
+    weights: Path | None
+    reference: Path | None
+    data: str | None
+    batch_size: int | None
+    devices: int | None
+    save: int
+    out: Path | None
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided and checked before anything is generated; `own` is what is evaluated without a search."""
+
+    request: Request
+    subject: Subject
+    sha256: str
+    step: int
+    config: Config
+    search: Search | None
+    own: Cell
+    decays: Sequence[float]
+    amounts: Amounts
+    extractor: Extractor
+    reference: Reference
+    real: RealImages
+    protocol: Mapping[str, Any]
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Return all that the figures depend on."""
+        own = {} if self.search else {"weights": self.own.weights, "guidance_scale": self.own.scale}
+        return {**self.protocol, **own, "checkpoint": self.sha256, "save": self.request.save}
+
+    @property
+    def devices(self) -> int:
+        """Return how many processes generate."""
+        return self.request.devices or max(1, torch.cuda.device_count())
+
+
+def evaluate(request: Request, root: Path, console: Console) -> tuple[Path, Certificate]:
+    """Evaluate a checkpoint; return the folder of the evaluation, and its certificate.
+
+    What was done before an interruption is not done again, and the certificate is the same to the bit.
+
+    Raises:
+        UserError: for what is missing, does not fit, or was asked otherwise of the same folder.
+        RunError: where a process was killed, or images are not finite.
+        StoppedError: where the user stopped it; the same request goes on from there.
+    """
+    plan = _plan(request, root, console)
+    mirror = Mirror(root, plan.subject)
+    folder = EvaluationFolder(request.out or plan.subject.out)
+    path = folder.path / CERTIFICATE_FILE
+    stop = StopRequest()
+    with folder.held(plan.asked, request.fresh), stop.listening():
+        if not path.exists():
+            write_certificate(path, _carried_out(plan, folder, root, console, stop))
+            folder.finish()
+        certificate = read_certificate(path)
+        mirror.show(certificate, path)
+    return folder.path, certificate
+
+
+def _plan(request: Request, root: Path, console: Console) -> Plan:
+    subject = find_subject(request.target)
+    checkpoint = open_checkpoint(subject.checkpoint)
+    config = at(sampling_config(checkpoint, request.words), request.data)
+    _check(request, subject, config)
+    search, own = _search(request, checkpoint, config)
+    real = RealImages(config, root, subject, request.reference)
+    features = request.features or PIXELS
+    extractor = build_extractor(features, _device(), request.weights)
+    reference = real.reference(extractor, request.weights, console)
+    amounts = Amounts(request.images, request.final, tuple(range(request.seeds)), SEARCH_SEED)
+    weights = set(search.weights if search else [own.weights])
+    return Plan(
+        request=request,
+        subject=subject,
+        sha256=subject.sha256(),
+        step=checkpoint.content["global_step"],
+        config=config,
+        search=search,
+        own=own,
+        decays=[float(decay) for decay in checkpoint.averages if f"ema{decay}" in weights],
+        amounts=amounts,
+        extractor=extractor,
+        reference=reference,
+        real=real,
+        protocol=protocol(config, search, request.full, amounts, extractor, reference, real),
+    )
+
+
+def _carried_out(plan: Plan, folder: EvaluationFolder, root: Path, console: Console, stop: StopRequest) -> Certificate:
+    """Do what is left to be done, and return the certificate."""
+    patches = plan.real.patches(_device())
+    job = Job(
+        checkpoint=plan.subject.checkpoint,
+        config=plan.config,
+        decays=plan.decays,
+        features=plan.extractor.name,
+        weights=plan.request.weights,
+        patches=patches,
+        samples=folder.samples,
+        devices=plan.devices,
+    )
+    truth = Truth(plan.extractor.name, plan.reference, patches, plan.config.data.num_classes)
+    stages = Stages(
+        folder=folder,
+        pool=Pool(job, plan.extractor, console, stop),
+        columns=columns(plan.extractor, patches),
+        truth=truth,
+        amounts=plan.amounts,
+        batch_size=plan.request.batch_size or plan.config.evaluation.batch_size,
+        device=_device(),
+    )
+    found = stages.search(plan.search, plan.request.full) if plan.search else {}
+    winner = min(found, key=lambda cell: found[cell][truth.metric]) if found else plan.own
+    final = stages.final(winner, plan.request.save)
+    if plan.request.save:
+        _write_grid(folder.samples)
+    cells = tuple(SearchedCell(cell.weights, cell.scale, scores) for cell, scores in found.items())
+    return Certificate(
+        name=plan.subject.name,
+        checkpoint={"file": _from_root(plan.subject.checkpoint, root), "sha256": plan.sha256, "step": plan.step},
+        metric=truth.metric,
+        weights=winner.weights,
+        guidance_scale=winner.scale,
+        values={name: tuple(scores[name] for scores in final) for name in final[0]},
+        search=Searched(plan.amounts.images, SEARCH_SEED, plan.request.full, cells) if plan.search else None,
+        protocol=plan.protocol,
+        warnings=tuple(_warnings(plan, winner, {cell: scores[truth.metric] for cell, scores in found.items()})),
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        hardware=build.hardware(plan.devices),
+    )
+
+
+def _warnings(plan: Plan, winner: Cell, found: Mapping[Cell, float]) -> Iterator[str]:
+    if plan.subject.unfinished:
+        yield f"the run was not complete: this is its checkpoint of step {plan.step:,}"
+    yield from cautions.amount_cautions(plan.amounts, plan.search is not None, plan.extractor)
+    yield from cautions.reference_cautions(plan.reference, plan.extractor)
+    if plan.search:
+        yield from cautions.search_cautions(plan.search, list(found.items()), winner)
+
+
+def _check(request: Request, subject: Subject, config: Config) -> None:
+    if config.data.source == spiral.NAME:
+        raise UserError(f"{subject.checkpoint}: its samples are points, not images; training measures them: eval/*")
+    amounts = {"--final": request.final, **({"--images": request.images} if request.search is not None else {})}
+    for option, images in amounts.items():
+        fewest = max(2, config.data.num_classes)
+        if images < fewest:
+            raise UserError(
+                f"{option} {images}: fewer than one image of each class; {subject.checkpoint} knows "
+                f"{config.data.num_classes} classes: use {fewest} or more"
+            )
+    if request.save > request.final:
+        raise UserError(f"--save {request.save}: more than the {request.final} images of --final; use at most that")
+    gpus = torch.cuda.device_count()
+    have, what = (gpus, "GPUs") if gpus else (cores(), "CPU cores and no GPU")
+    if (request.devices or 1) > have:
+        raise UserError(f"--devices {request.devices}: this machine has {have} {what}; use at most that")
+
+
+def _search(request: Request, checkpoint: Checkpoint, config: Config) -> tuple[Search | None, Cell]:
+    """Return what is searched, and what the checkpoint would be sampled with by itself."""
+    averages = [f"ema{decay}" for decay in checkpoint.averages]
+    own = Cell([*averages, RAW][0], config.sampler.guidance_scale)
+    if request.search is None:
+        return None, own
+    return read_search(request.search, [*averages, RAW], Search([own.weights], [own.scale])), own
+
+
+def _write_grid(samples: Path) -> None:
+    files = sorted(path for path in samples.glob("*.png") if path.name != GRID_FILE)[:GRID_IMAGES]
+    images = []
+    for file in files:
+        with Image.open(file) as image:
+            images.append(pil_to_tensor(image))
+    write_png(samples / GRID_FILE, draw_images(torch.stack(images)))
+
+
+def _from_root(path: Path, root: Path) -> str:
+    found = path.resolve()
+    return str(found.relative_to(root) if found.is_relative_to(root) else found)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,338 @@
+"""`jitlab evaluate`: from a run or checkpoint to a certificate."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from jitlab import cli
+from jitlab.evaluation import generator
+from jitlab.evaluation.observation import Observer
+from jitlab.metrics.feature_table import FeatureTable
+from jitlab.report.certificate import read_certificate
+from tests.conftest import make_repository
+from tests.inception import write_inception
+
+pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")
+SEARCH = ("--search", "ema=all", "cfg=1,2,3")
+AMOUNTS = ("--images", "30", "--final", "45", "--batch-size", "16")
+RUN = "runs/noise_vs_x-tiny/x"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a repository with a run."""
+    root = make_repository(tmp_path_factory.mktemp("evaluated"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JITLAB_ROOT", str(root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        command = [
+            "run",
+            "noise_vs_x",
+            "--scale",
+            "tiny",
+            "--arms",
+            "x",
+            "train.steps=30",
+            "sampler.guidance_scale=1.5",
+        ]
+        assert cli.main(command) == 0
+    return root
+
+
+@pytest.fixture
+def root(trained, monkeypatch):
+    monkeypatch.setenv("JITLAB_ROOT", str(trained))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def evaluate(out, *words, code=0, target=RUN):
+    assert cli.main(["evaluate", target, "--out", str(out), *AMOUNTS, *words]) == code
+    return read_certificate(out / "evaluation.json") if code == 0 else None
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JITLAB_ROOT", str(trained))
+        patch.chdir(trained)
+        evaluate(out, *SEARCH, "--full", "--seeds", "2", "--save", "12")
+    return out
+
+
+def test_certificate_holds_the_winner_of_the_whole_grid_and_all_that_it_rests_on(undisturbed):
+    found = read_certificate(undisturbed / "evaluation.json")
+    assert found.search is not None
+    cells = {(cell.weights, cell.guidance_scale): cell.metrics for cell in found.search.cells}
+    assert set(cells) == {(weights, scale) for weights in ("ema0.9", "ema0.5") for scale in (1.0, 2.0, 3.0)}
+    best = min(cells, key=lambda cell: cells[cell]["fd_pixels"])
+    assert (found.weights, found.guidance_scale) == best
+    assert found.metric == "fd_pixels"
+    expected = {"fd_pixels", "off_manifold", "seams", "class_structure", "kid", "kid_std"}
+    assert set(found.values) == expected | {"precision", "recall", "density", "coverage"}
+    assert all(len(values) == 2 and np.isfinite(values).all() for values in found.values.values())
+    assert found.values["fd_pixels"][0] != found.values["fd_pixels"][1]
+    protocol = found.protocol
+    assert protocol["steps"] == 3
+    assert protocol["images"] == 45
+    assert protocol["search_scales"] == [1.0, 2.0, 3.0]
+    assert protocol["reference_images"] == 1600
+    assert found.checkpoint["file"] == f"{RUN}/last.ckpt"
+    assert any("45 images of the final evaluation have no covariance" in warning for warning in found.warnings)
+
+
+def test_the_images_that_choose_the_winner_are_not_those_that_judge_it(root, tmp_path):
+    found = evaluate(tmp_path / "out", "--search", "ema=0.9", "cfg=1", "--images", "45")
+    assert found is not None
+    assert found.search is not None
+    assert found.search.cells[0].metrics["fd_pixels"] != found.values["fd_pixels"][0]
+
+
+def test_saved_images_are_those_of_the_final_evaluation_by_number_and_class(undisturbed):
+    names = sorted(path.name for path in (undisturbed / "samples").iterdir())
+    assert names == [*(f"{number:05d}-class{number % 10}.png" for number in range(12)), "grid.png"]
+    assert not (undisturbed / "unfinished").exists()
+
+
+def test_the_same_command_again_does_nothing_and_shows_the_same(root, undisturbed, monkeypatch, capsys):
+    before = (undisturbed / "evaluation.json").read_bytes()
+    monkeypatch.setattr(generator, "Generator", None)
+    evaluate(undisturbed, *SEARCH, "--full", "--seeds", "2", "--save", "12")
+    assert (undisturbed / "evaluation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("after", [1, 5, 11, 14])
+def test_stopped_at_any_moment_it_goes_on_to_the_same_certificate(root, undisturbed, tmp_path, monkeypatch, after):
+    observed, looks = Observer.__call__, []
+
+    def observe(self, images):
+        looks.append(len(images))
+        if len(looks) == after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return observed(self, images)
+
+    out = tmp_path / "out"
+    command = (*SEARCH, "--full", "--seeds", "2", "--save", "12")
+    with monkeypatch.context() as patch:
+        patch.setattr(Observer, "__call__", observe)
+        evaluate(out, *command, code=130)
+    assert not (out / "evaluation.json").exists()
+    evaluate(out, *command)
+    assert (out / "evaluation.json").read_bytes() == (undisturbed / "evaluation.json").read_bytes()
+    assert len(list((out / "samples").iterdir())) == 13
+
+
+@pytest.mark.slow
+def test_killed_three_times_it_gives_the_same_certificate(root, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    words = [*SEARCH, "--full", "--seeds", "2", "--save", "12"]
+    command = [sys.executable, "-m", "jitlab.cli", "evaluate", RUN, "--out", str(out), *AMOUNTS, *words]
+    for rows in (16, 60, 200):
+        process = subprocess.Popen(command, start_new_session=True)
+        while process.poll() is None and _written(out) < rows:
+            time.sleep(0.005)
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True)
+    assert (out / "evaluation.json").read_bytes() == (undisturbed / "evaluation.json").read_bytes()
+
+
+def _written(out: Path) -> int:
+    scores = out / "scores.json"
+    done = len(json.loads(scores.read_text())) * 30 if scores.exists() else 0
+    for table in out.glob("unfinished/*/*.features"):
+        rows = np.fromfile(table, np.float32)
+        done += int((rows.reshape(-1, 1 + 64 + 4)[:, 0] == 1).sum()) if len(rows) % 69 == 0 else 0
+    return done
+
+
+def test_two_processes_give_the_same_figures(root, undisturbed, tmp_path):
+    found = evaluate(tmp_path / "out", *SEARCH, "--full", "--seeds", "2", "--devices", "2")
+    alone = read_certificate(undisturbed / "evaluation.json")
+    assert found.search == alone.search
+    assert found.values == alone.values
+    assert found.protocol_hash == alone.protocol_hash
+
+
+def test_coarse_to_fine_looks_at_fewer_cells(root, tmp_path):
+    found = evaluate(tmp_path / "out", "--search", "cfg=1:5:0.25", "--images", "10", "--final", "20")
+    assert 5 <= len(found.search.cells) < 17
+    assert found.search.cells[0].guidance_scale == 1.0
+    assert not found.search.full
+
+
+def test_without_a_search_the_checkpoints_own_scale_is_evaluated(root, tmp_path):
+    found = evaluate(tmp_path / "out", "sampler.steps=2")
+    assert found.search is None
+    assert (found.weights, found.guidance_scale, found.protocol["steps"]) == ("ema0.9", 1.5, 2)
+
+
+def test_every_cell_is_a_run_in_mlflow_once(root, undisturbed):
+    evaluate(undisturbed, *SEARCH, "--full", "--seeds", "2", "--save", "12")
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("noise_vs_x-tiny-evaluation")
+    certificate = read_certificate(undisturbed / "evaluation.json")
+    key = f"{certificate.checkpoint['sha256'][:16]}-{certificate.protocol_hash[:16]}"
+    runs = client.search_runs([experiment.experiment_id], f"tags.`jitlab.certificate` = '{key}'")
+    logged = {
+        (run.data.params["stage"], run.data.params["weights"], float(run.data.params["guidance_scale"])): run
+        for run in runs
+    }
+    assert len(logged) == len(runs) == 7
+    assert certificate.search is not None
+    for cell in certificate.search.cells:
+        assert logged["search", cell.weights, cell.guidance_scale].data.metrics["eval/fd_pixels"] == pytest.approx(
+            cell.metrics["fd_pixels"], rel=1e-12
+        )
+    final = logged["final", certificate.weights, certificate.guidance_scale]
+    assert final.data.metrics["eval/fd_pixels"] == pytest.approx(np.mean(certificate.values["fd_pixels"]), rel=1e-12)
+    assert [artifact.path for artifact in client.list_artifacts(final.info.run_id)] == ["evaluation.json"]
+
+
+@pytest.mark.parametrize("what", [(FeatureTable, "write"), (generator, "write_png")])
+def test_a_full_disk_is_told_and_what_was_done_stays(root, undisturbed, tmp_path, monkeypatch, capsys, what):
+    real, calls = getattr(*what), []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) == 9:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    out = tmp_path / "out"
+    command = (*SEARCH, "--full", "--seeds", "2", "--save", "12")
+    with monkeypatch.context() as patch:
+        patch.setattr(*what, full)
+        evaluate(out, *command, code=2)
+    said = capsys.readouterr().err
+    assert "the disk is full" in said
+    assert said.count("\n") == 1
+    evaluate(out, *command)
+    assert (out / "evaluation.json").read_bytes() == (undisturbed / "evaluation.json").read_bytes()
+
+
+def foreign(root, path, dimensions=64):
+    own = dict(np.load(next((root / "data").glob("*/reference-pixels-16.npz"))))
+    np.savez(path, mu=np.resize(own["mu"], dimensions), sigma=np.resize(own["sigma"], (dimensions, dimensions)))
+    return path
+
+
+def test_reference_of_another_codebase_is_taken_and_called_unverified(root, undisturbed, tmp_path):
+    found = evaluate(tmp_path / "out", "--reference", str(foreign(root, tmp_path / "adm.npz")))
+    assert any("unverified" in warning for warning in found.warnings)
+    # It holds no features to compare one by one, and no classes; patches are the training images' own.
+    assert set(found.values) == {"fd_pixels", "off_manifold", "seams"}
+
+
+def test_with_a_reference_the_training_images_may_be_missing(root, undisturbed, tmp_path):
+    own = shutil.copy(next((root / "data").glob("*/reference-pixels-16.npz")), tmp_path / "own.npz")
+    found = evaluate(tmp_path / "out", "--reference", str(own), "--data", str(tmp_path / "nowhere"))
+    assert "off_manifold" not in found.values
+    assert "precision" in found.values
+
+
+def test_a_checkpoint_of_its_own_is_evaluated_beside_it(root, tmp_path):
+    file = shutil.copy(root / RUN / "last.ckpt", tmp_path / "mine.ckpt")
+    assert cli.main(["evaluate", str(file), *AMOUNTS]) == 0
+    assert read_certificate(tmp_path / "mine-evaluation" / "evaluation.json").name == "mine"
+
+
+@pytest.mark.slow
+def test_inception_gives_a_fid_and_an_inception_score(root, tmp_path):
+    weights = write_inception(tmp_path / "inception.pth")
+    words = ["--features", "inception", "--weights", str(weights)]
+    reference = tmp_path / "reference.npz"
+    data = str(root / "data/digits16")
+    assert cli.main(["evaluate", "reference", "--data", data, *words, "--images", "64", "--out", str(reference)]) == 0
+    found = evaluate(tmp_path / "out", *words, "--reference", str(reference), "--final", "32")
+    assert found.metric == "fid"
+    assert {"fid", "kid", "inception_score", "inception_score_std", "recall"} < set(found.values)
+    assert any("not the published ones" in warning for warning in found.warnings)
+
+
+REFUSED = {
+    "target": (["runs/nothing"], "runs/nothing: no such run or checkpoint; expected a run's folder"),
+    "experiment": (
+        ["runs/noise_vs_x-tiny"],
+        "is no run's folder; name one of its runs, such as runs/noise_vs_x-tiny/x",
+    ),
+    "average": ([RUN, "--search", "ema=0.7"], "--search ema=0.7: ema0.7: no such weights; did you mean 'ema0.9'?"),
+    "scale": ([RUN, "--search", "cfg=1:x"], "--search cfg=1:x: expected 1.0:4.0:0.1"),
+    "few": (
+        [RUN, "--final", "9"],
+        "--final 9: fewer than one image of each class; runs/noise_vs_x-tiny/x/last.ckpt knows",
+    ),
+    "few searched": ([RUN, "--search", "cfg=1,2", "--images", "3"], "--images 3: fewer than one image of each class"),
+    "save": ([RUN, "--save", "46"], "--save 46: more than the 45 images of --final"),
+    "devices": ([RUN, "--devices", "999"], "--devices 999: this machine has"),
+    "features": ([RUN, "--features", "incepton"], "features incepton: unknown; did you mean 'inception'?"),
+    "weights": ([RUN, "--features", "inception", "--weights", "no.pth"], "no.pth: no such file"),
+    "data": ([RUN, "--data", "nowhere"], "/nowhere/index.json: there is no such index of shards"),
+    "reference": ([RUN, "--reference", "no.npz"], "no.npz: no such file"),
+    "word": ([RUN, "train.steps=3"], "train.steps = 3: does not belong to sampling"),
+    "setting": ([RUN, "sampler.steps=0"], "sampler.steps = 0: expected a value in [1, inf)"),
+    "no scale": ([RUN, "--search", "cfg="], "--search cfg=: expected"),
+    "file": ([RUN, "--out", "mlflow.db"], "--out mlflow.db: is a file; name a folder"),
+    "other folder": ([RUN, "--out", "runs"], "runs: holds something else than an evaluation; choose another --out"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_before_anything_is_generated(root, undisturbed, tmp_path, monkeypatch, capsys, case):
+    words, message = REFUSED[case]
+    monkeypatch.setattr(generator, "Generator", None)
+    out = [] if "--out" in words else ["--out", str(tmp_path / "out")]
+    assert cli.main(["evaluate", words[0], *AMOUNTS, *out, *words[1:]]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sampler.steps=4",), "holds an evaluation with steps = 3, and 4 was asked for; --out FOLDER keeps both"),
+        (("--final", "50"), "holds an evaluation with images = 45, and 50 was asked for"),
+        (("--search", "cfg=1,9"), "search_scales = [1.0, 2.0, 3.0], and [1.0, 9.0] was asked for"),
+    ],
+)
+def test_a_folder_holds_one_evaluation(root, undisturbed, capsys, words, message):
+    evaluate(undisturbed, *SEARCH, "--full", "--seeds", "2", "--save", "12", *words, code=2)
+    assert message in capsys.readouterr().err
+
+
+def test_fresh_starts_over(root, tmp_path):
+    evaluate(tmp_path / "out")
+    found = evaluate(tmp_path / "out", "sampler.steps=2", "--fresh")
+    assert found.protocol["steps"] == 2
+
+
+def test_damaged_checkpoint_is_refused(root, tmp_path, capsys):
+    content = (root / RUN / "last.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(content[: len(content) // 2])
+    assert cli.main(["evaluate", str(tmp_path / "half.ckpt"), *AMOUNTS]) == 2
+    assert "half.ckpt: checkpoint is damaged" in capsys.readouterr().err
+
+
+def test_other_data_than_the_runs_are_refused(root, tmp_path, capsys):
+    shutil.copytree(root / "data/digits16", tmp_path / "other")
+    index = json.loads((tmp_path / "other/index.json").read_text())
+    assert torch.get_num_threads() == 1
+    (tmp_path / "other/index.json").write_text(json.dumps(index | {"note": "changed"}))
+    code = cli.main(["evaluate", RUN, *AMOUNTS, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "other")])
+    assert code == 2
+    assert capsys.readouterr().err.count("\n") == 1
