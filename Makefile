@@ -38,6 +38,9 @@ notebooks: $(STAMP)  ## Execute the notebooks again, in place; trains noise_vs_x
 bench-data: $(STAMP)  ## Measure data loading beside its peers (ARGS=--memory: its memory over an epoch)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data_loading $(ARGS)
 
+bench-evaluate: $(STAMP)  ## Measure generation and feature extraction (ARGS=--memory: peak memory over N)
+	@$(BIN)/python -m benchmarks.evaluation $(ARGS)
+
 test: $(STAMP)  ## Run the quick tests (ARGS="-m slow" for the slow ones)
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
