@@ -1,18 +1,22 @@
-"""Reference statistics: mean and covariance of the features of real images, in a file that says what they are of."""
+"""Reference statistics: what the features of real images are like, in a file that says what they are of."""
 
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from jitlab.errors import UserError
 from jitlab.files import replacing
 from jitlab.metrics.frechet import Moments
 
 SYMMETRY = 1e-5
+# Of ours beside `mu` and `sigma`; the feature vectors are not called so, for `features` is their name.
+VECTORS, CLASS_SHARE = "vectors", "class_share"
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,37 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of real images; `provenance` is None, and they are unverified, in files of other codebases."""
+    """Statistics of real images.
+
+    Args:
+        moments: mean and covariance of their features.
+        provenance: what they are of; None, and they are unverified, in files of other codebases.
+        features: of some of the images, (n, D) float32 on the CPU; None where the file has none.
+        class_share: `ClassStructure` of the images; None where the file has none, or their classes say nothing.
+    """
 
     moments: Moments
     provenance: Provenance | None
+    features: Tensor | None
+    class_share: float | None
 
 
-def write_reference(path: Path, moments: Moments, provenance: Provenance) -> None:
-    """Replace `path` by an .npz with `mu` and `sigma`, which other codebases read, and beside them n and provenance."""
-    mean, covariance = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
+def write_reference(path: Path, reference: Reference) -> None:
+    """Replace `path` by an .npz with `mu` and `sigma`, which other codebases read, and beside them all that is ours."""
+    moments = reference.moments
+    arrays: dict[str, Any] = {
+        "mu": moments.mean.cpu().numpy(),
+        "sigma": moments.covariance.cpu().numpy(),
+        "n": np.int64(moments.n or 0),
+    }
+    if reference.provenance is not None:
+        arrays |= asdict(reference.provenance)
+    if reference.features is not None:
+        arrays[VECTORS] = reference.features.numpy()
+    if reference.class_share is not None:
+        arrays[CLASS_SHARE] = np.float64(reference.class_share)
     with replacing(path) as file:
-        np.savez(file, mu=mean, sigma=covariance, n=np.int64(moments.n or 0), **asdict(provenance))
+        np.savez(file, **arrays)
 
 
 def read_reference(path: Path, dimensions: int) -> Reference:
@@ -52,8 +76,8 @@ def read_reference(path: Path, dimensions: int) -> Reference:
     try:
         with path.open("rb") as file, np.load(file) as archive:
             # Named ones only: ADM's hold their images beside them.
-            names = [name for name in ("mu", "sigma", "n", *Provenance.__dataclass_fields__) if name in archive]
-            found = {name: archive[name] for name in names}
+            names = ("mu", "sigma", "n", VECTORS, CLASS_SHARE, *Provenance.__dataclass_fields__)
+            found = {name: archive[name] for name in names if name in archive}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; jitlab evaluate reference writes one") from error
     # An array of an archive's own member, not an archive, has no `__exit__`.
@@ -62,10 +86,14 @@ def read_reference(path: Path, dimensions: int) -> Reference:
     missing = [name for name in ("mu", "sigma") if name not in found]
     if missing:
         raise UserError(f"{path}: no {' and '.join(missing)}; expected an .npz of reference statistics")
+    provenance = _provenance(path, found)
     n = int(found["n"]) or None if "n" in found else None
     mean, covariance = _checked(path, found["mu"], found["sigma"], dimensions)
     moments = Moments(n, torch.from_numpy(mean), torch.from_numpy(covariance))
-    return Reference(moments, _provenance(path, found))
+    if provenance is None:
+        # What others call so may be anything.
+        return Reference(moments, None, None, None)
+    return Reference(moments, provenance, _features(path, found, dimensions), _class_share(path, found))
 
 
 def check_reference(path: Path, reference: Reference, expected: Provenance) -> None:
@@ -104,6 +132,29 @@ def _checked(
     if covariance64.diagonal().min() < 0:
         raise UserError(f"{path}: sigma has a variance below 0, so it is no covariance; compute the statistics again")
     return mean64, (covariance64 + covariance64.T) / 2
+
+
+def _features(path: Path, found: dict[str, NDArray[np.generic]], dimensions: int) -> Tensor | None:
+    if VECTORS not in found:
+        return None
+    vectors = found[VECTORS]
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != dimensions or not len(vectors):
+        raise UserError(
+            f"{path}: {VECTORS} {vectors.dtype} {vectors.shape}, expected float32 (images, {dimensions}): statistics "
+            "of other features"
+        )
+    if not np.isfinite(vectors).all():
+        raise UserError(f"{path}: {VECTORS} holds NaN or infinity; compute the statistics again")
+    return torch.from_numpy(vectors)
+
+
+def _class_share(path: Path, found: dict[str, NDArray[np.generic]]) -> float | None:
+    if CLASS_SHARE not in found:
+        return None
+    share = found[CLASS_SHARE]
+    if share.shape or share.dtype.kind != "f" or not np.isfinite(share):
+        raise UserError(f"{path}: {CLASS_SHARE} is {share}, expected a number; compute the statistics again")
+    return float(share)
 
 
 def _provenance(path: Path, found: dict[str, NDArray[np.generic]]) -> Provenance | None:
