@@ -154,7 +154,7 @@ def _plan(request: Request, root: Path, console: Console) -> Plan:
     real = RealImages(config, root, subject, request.reference)
     features = request.features or PIXELS
     extractor = build_extractor(features, _device(), request.weights)
-    reference = real.reference(extractor, request.weights, console)
+    reference = real.reference(extractor, _device(), console)
     amounts = Amounts(request.images, request.final, tuple(range(request.seeds)), SEARCH_SEED)
     weights = set(search.weights if search else [own.weights])
     return Plan(

@@ -1,5 +1,6 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,10 @@ def moments(seed=0, dimensions=4) -> Moments:
     )
 
 
+FEATURES = torch.arange(12, dtype=torch.float32).view(3, 4)
+REFERENCE = Reference(moments(), PROVENANCE, FEATURES, 0.25)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "reference.npz"
@@ -32,41 +37,28 @@ def arrays(dtype=np.float64, **changed):
 
 
 def test_what_was_written_is_read_to_the_bit(path):
-    write_reference(path, Reference(moments(), PROVENANCE))
+    write_reference(path, REFERENCE)
     found = read_reference(path, 4)
     assert found.provenance == PROVENANCE
     assert found.moments.n == 90
     assert torch.equal(found.moments.mean, moments().mean)
     assert torch.equal(found.moments.covariance, moments().covariance)
+    assert found.features is not None
+    assert torch.equal(found.features, FEATURES)
+    assert found.class_share == 0.25
     check_reference(path, found, PROVENANCE)
 
 
-@pytest.mark.parametrize("share", [0.25, None])
-def test_features_and_the_share_of_classes_are_kept_beside_them(path, share):
-    features = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    write_reference(path, Reference(moments(), PROVENANCE, features, share))
+def test_files_of_before_have_neither_features_nor_a_class_share(path):
+    write_reference(path, replace(REFERENCE, features=None, class_share=None))
+    with np.load(path) as archive:
+        assert sorted(archive) == sorted(["mu", "sigma", "n", *PROVENANCE.__dataclass_fields__])
     found = read_reference(path, 4)
-    assert found.features is not None
-    assert torch.equal(found.features, features)
-    assert found.class_share == share
-
-
-@pytest.mark.parametrize(
-    ("features", "word"),
-    [
-        (np.zeros((6, 5), np.float32), r"features \(6, 5\) float32, expected \(N, 4\)"),
-        (np.zeros((6, 4)), "float64, expected"),
-        (np.full((6, 4), np.nan, np.float32), "features hold NaN"),
-    ],
-)
-def test_features_that_do_not_fit_are_refused(path, features, word):
-    np.savez(path, **arrays(sample_features=features))
-    with pytest.raises(UserError, match=word):
-        read_reference(path, 4)
+    assert (found.provenance, found.features, found.class_share) == (PROVENANCE, None, None)
 
 
 def test_other_codebases_find_their_keys(path):
-    write_reference(path, Reference(moments(), PROVENANCE))
+    write_reference(path, REFERENCE)
     with np.load(path) as archive:
         assert np.array_equal(archive["mu"], moments().mean.numpy())
         assert np.array_equal(archive["sigma"], moments().covariance.numpy())
@@ -75,9 +67,10 @@ def test_other_codebases_find_their_keys(path):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_files_of_other_codebases_are_read_as_unverified(path, dtype):
     # ADM's hold images beside them, which must not be read: here, objects that cannot be.
-    np.savez(path, **arrays(dtype), arr_0=np.array([object()], dtype=object), mu_s=np.zeros(3))
+    others: dict[str, Any] = {"arr_0": np.array([object()], dtype=object), "mu_s": np.zeros(3), "vectors": np.zeros(7)}
+    np.savez(path, **arrays(dtype), **others)
     found = read_reference(path, 4)
-    assert found.provenance is None
+    assert (found.provenance, found.features, found.class_share) == (None, None, None)
     assert found.moments.n is None
     assert found.moments.mean.dtype == found.moments.covariance.dtype == torch.float64
     check_reference(path, found, PROVENANCE)
@@ -105,11 +98,15 @@ def test_rounding_is_not_taken_for_asymmetry(path):
     ],
 )
 def test_statistics_of_something_else_are_refused(path, field, other, words):
-    write_reference(path, Reference(moments(), PROVENANCE))
+    write_reference(path, REFERENCE)
     with pytest.raises(UserError) as caught:
         check_reference(path, read_reference(path, 4), replace(PROVENANCE, **{field: other}))
     assert words in str(caught.value)
     assert "jitlab evaluate reference" in str(caught.value)
+
+
+def ours(**changed):
+    return arrays(**asdict(PROVENANCE), **changed)
 
 
 def with_entry(row, column, value):
@@ -132,6 +129,14 @@ def with_entry(row, column, value):
         (arrays(sigma=with_entry(0, 1, 7.0)), "not symmetric"),
         (arrays(sigma=with_entry(2, 2, -1.0)), "variance below 0"),
         (arrays(features=np.array("inception")), "says features but not weights_sha256"),
+        (ours(vectors=np.zeros((3, 5), np.float32)), r"vectors float32 \(3, 5\), expected float32 \(images, 4\)"),
+        (ours(vectors=np.zeros((3, 4))), r"vectors float64 \(3, 4\), expected float32"),
+        (ours(vectors=np.zeros(4, np.float32)), r"vectors float32 \(4,\)"),
+        (ours(vectors=np.zeros((0, 4), np.float32)), r"vectors float32 \(0, 4\)"),
+        (ours(vectors=np.full((3, 4), np.nan, np.float32)), "vectors holds NaN or infinity"),
+        (ours(class_share=np.zeros(2)), r"class_share is \[0\. 0\.\], expected a number"),
+        (ours(class_share=np.float64("nan")), "class_share is nan, expected a number"),
+        (ours(class_share=np.array("much")), "class_share is much, expected a number"),
     ],
 )
 def test_what_is_no_reference_is_told(path, content, words):
@@ -153,7 +158,7 @@ def test_a_damaged_file_is_told(path, kind):
     elif kind == "pickle":
         np.savez(path, mu=np.array([object()], dtype=object), sigma=np.zeros((4, 4)))
     elif kind == "truncated":
-        write_reference(path, Reference(moments(), PROVENANCE))
+        write_reference(path, REFERENCE)
         path.write_bytes(path.read_bytes()[:-200])
     else:
         path.write_bytes(b"statistics" if kind == "text" else b"")

@@ -19,7 +19,7 @@ from jitlab.evaluation.subject import Subject
 from jitlab.metrics.features import Extractor
 from jitlab.metrics.patches import PatchFit, RealPatches
 from jitlab.metrics.reference import Provenance, Reference, check_reference, read_reference
-from jitlab.reference_statistics import CROP, Request, default_path, write_statistics
+from jitlab.reference_statistics import CROP, default_path, training_images, write_reference_of
 
 
 class RealImages:
@@ -49,14 +49,12 @@ class RealImages:
             )
         self.fingerprint = self._data.fingerprint if self._data else trained_on
 
-    def reference(self, extractor: Extractor, weights: Path | None, console: Console) -> Reference:
+    def reference(self, extractor: Extractor, device: torch.device, console: Console) -> Reference:
         """Return the statistics of the file that was named, else of one beside the shards, made if it is not there.
 
         Raises UserError where they are of other features, weights, sizes or data.
         """
-        path = self._reference or default_path(self.place, extractor.name, self.config.data.image_size)
-        if not self._reference and not path.exists():
-            self._write(path, extractor, weights, console)
+        path = self._reference or self._beside_the_shards(extractor, device, console)
         reference = read_reference(path, extractor.dimensions)
         size, fingerprint = self.config.data.image_size, self.fingerprint
         if fingerprint is None and reference.provenance is not None:
@@ -79,18 +77,18 @@ class RealImages:
         """Return of how many images the patches are."""
         return self._data.reference_count if self._data else 0
 
-    def _write(self, path: Path, extractor: Extractor, weights: Path | None, console: Console) -> None:
-        assert self._data is not None
-        request = Request(
-            data=self.place,
-            features=extractor.name,
-            weights=weights,
-            image_size=self.config.data.image_size,
-            images=None,
-            out=path,
-            workers=cores(),
-        )
-        write_statistics(request, self._data.index, self._data.store, console, extractor)
+    def _beside_the_shards(self, extractor: Extractor, device: torch.device, console: Console) -> Path:
+        assert self._data is not None, "without a reference, the data were opened"
+        if is_remote(self.place):
+            raise UserError(
+                f"{self.place}: is on a server; write its statistics with jitlab evaluate reference --data "
+                f"{self.place} --features {extractor.name} --out FILE.npz, and name them by --reference"
+            )
+        path = default_path(Path(self.place), extractor.name, self.config.data.image_size)
+        if not path.exists():
+            images = training_images(self._data.index, self._data.store, self.config.data.image_size)
+            write_reference_of(images, len(images), extractor, device, path, cores(), console)
+        return path
 
 
 def reference_id(reference: Reference) -> str:

@@ -1,4 +1,4 @@
-"""Reference statistics: mean and covariance of the features of real images, in a file that says what they are of."""
+"""Reference statistics: what the features of real images are like, in a file that says what they are of."""
 
 import zipfile
 from dataclasses import asdict, dataclass
@@ -15,7 +15,8 @@ from jitlab.files import replacing
 from jitlab.metrics.frechet import Moments
 
 SYMMETRY = 1e-5
-N, FEATURES, CLASS_SHARE = "n", "sample_features", "class_share"
+# Of ours beside `mu` and `sigma`; the feature vectors are not called so, for `features` is their name.
+VECTORS, CLASS_SHARE = "vectors", "class_share"
 
 
 @dataclass(frozen=True)
@@ -34,35 +35,37 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of real images; those of other codebases are unverified, and hold moments alone.
+    """Statistics of real images.
 
     Args:
-        moments: of all features.
-        provenance: what they are of.
-        features: (N, D) float32 of some of the images, which samples can be compared with one by one.
-        class_share: how much of the features is the images' class, as `ClassStructure` gives it.
+        moments: mean and covariance of their features.
+        provenance: what they are of; None, and they are unverified, in files of other codebases.
+        features: of some of the images, (n, D) float32 on the CPU; None where the file has none.
+        class_share: `ClassStructure` of the images; None where the file has none, or their classes say nothing.
     """
 
     moments: Moments
-    provenance: Provenance | None = None
-    features: Tensor | None = None
-    class_share: float | None = None
+    provenance: Provenance | None
+    features: Tensor | None
+    class_share: float | None
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    """Replace `path` by an .npz with `mu` and `sigma`, which other codebases read, and beside them all else."""
-    moments, provenance = reference.moments, reference.provenance
-    content: dict[str, Any] = {
+    """Replace `path` by an .npz with `mu` and `sigma`, which other codebases read, and beside them all that is ours."""
+    moments = reference.moments
+    arrays: dict[str, Any] = {
         "mu": moments.mean.cpu().numpy(),
         "sigma": moments.covariance.cpu().numpy(),
-        N: np.int64(moments.n or 0),
+        "n": np.int64(moments.n or 0),
     }
+    if reference.provenance is not None:
+        arrays |= asdict(reference.provenance)
     if reference.features is not None:
-        content[FEATURES] = reference.features.cpu().numpy()
+        arrays[VECTORS] = reference.features.numpy()
     if reference.class_share is not None:
-        content[CLASS_SHARE] = np.float64(reference.class_share)
+        arrays[CLASS_SHARE] = np.float64(reference.class_share)
     with replacing(path) as file:
-        np.savez(file, **content, **(asdict(provenance) if provenance else {}))
+        np.savez(file, **arrays)
 
 
 def read_reference(path: Path, dimensions: int) -> Reference:
@@ -73,9 +76,8 @@ def read_reference(path: Path, dimensions: int) -> Reference:
     try:
         with path.open("rb") as file, np.load(file) as archive:
             # Named ones only: ADM's hold their images beside them.
-            known = ("mu", "sigma", N, FEATURES, CLASS_SHARE, *Provenance.__dataclass_fields__)
-            names = [name for name in known if name in archive]
-            found = {name: archive[name] for name in names}
+            names = ("mu", "sigma", "n", VECTORS, CLASS_SHARE, *Provenance.__dataclass_fields__)
+            found = {name: archive[name] for name in names if name in archive}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; jitlab evaluate reference writes one") from error
     # An array of an archive's own member, not an archive, has no `__exit__`.
@@ -84,11 +86,14 @@ def read_reference(path: Path, dimensions: int) -> Reference:
     missing = [name for name in ("mu", "sigma") if name not in found]
     if missing:
         raise UserError(f"{path}: no {' and '.join(missing)}; expected an .npz of reference statistics")
-    n = int(found[N]) or None if N in found else None
+    provenance = _provenance(path, found)
+    n = int(found["n"]) or None if "n" in found else None
     mean, covariance = _checked(path, found["mu"], found["sigma"], dimensions)
     moments = Moments(n, torch.from_numpy(mean), torch.from_numpy(covariance))
-    share = float(found[CLASS_SHARE]) if CLASS_SHARE in found else None
-    return Reference(moments, _provenance(path, found), _features(path, found, dimensions), share)
+    if provenance is None:
+        # What others call so may be anything.
+        return Reference(moments, None, None, None)
+    return Reference(moments, provenance, _features(path, found, dimensions), _class_share(path, found))
 
 
 def check_reference(path: Path, reference: Reference, expected: Provenance) -> None:
@@ -130,17 +135,26 @@ def _checked(
 
 
 def _features(path: Path, found: dict[str, NDArray[np.generic]], dimensions: int) -> Tensor | None:
-    if FEATURES not in found:
+    if VECTORS not in found:
         return None
-    features = found[FEATURES]
-    if features.ndim != 2 or features.shape[1] != dimensions or features.dtype != np.float32:
+    vectors = found[VECTORS]
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != dimensions or not len(vectors):
         raise UserError(
-            f"{path}: features {features.shape} {features.dtype}, expected (N, {dimensions}) float32: write it again "
-            "with jitlab evaluate reference"
+            f"{path}: {VECTORS} {vectors.dtype} {vectors.shape}, expected float32 (images, {dimensions}): statistics "
+            "of other features"
         )
-    if not np.isfinite(features).all():
-        raise UserError(f"{path}: features hold NaN or infinity; compute the statistics again")
-    return torch.from_numpy(features)
+    if not np.isfinite(vectors).all():
+        raise UserError(f"{path}: {VECTORS} holds NaN or infinity; compute the statistics again")
+    return torch.from_numpy(vectors)
+
+
+def _class_share(path: Path, found: dict[str, NDArray[np.generic]]) -> float | None:
+    if CLASS_SHARE not in found:
+        return None
+    share = found[CLASS_SHARE]
+    if share.shape or share.dtype.kind != "f" or not np.isfinite(share):
+        raise UserError(f"{path}: {CLASS_SHARE} is {share}, expected a number; compute the statistics again")
+    return float(share)
 
 
 def _provenance(path: Path, found: dict[str, NDArray[np.generic]]) -> Provenance | None:
