@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from jitlab import cli
 from jitlab.evaluation import generator
 from jitlab.evaluation.observation import Observer
+from jitlab.evaluation.truth import RealImages
 from jitlab.metrics.feature_table import FeatureTable
 from jitlab.report.certificate import read_certificate
 from tests.conftest import make_repository
@@ -181,6 +182,39 @@ def test_without_a_search_the_checkpoints_own_scale_is_evaluated(root, tmp_path)
     assert (found.weights, found.guidance_scale, found.protocol["steps"]) == ("ema0.9", 1.5, 2)
 
 
+def test_one_average_is_evaluated_without_a_search(root, tmp_path):
+    found = evaluate(tmp_path / "out", "--ema", "raw", "sampler.guidance_scale=2")
+    assert (found.weights, found.guidance_scale, found.search) == ("raw", 2.0, None)
+
+
+def test_features_are_computed_in_float32_whatever_the_networks_precision(root, tmp_path, monkeypatch):
+    content = torch.load(root / RUN / "last.ckpt", weights_only=True)
+    content["config"] = content["config"].replace("precision: auto", "precision: bf16")
+    torch.save(content, tmp_path / "bf16.ckpt")
+    looked, observed = [], Observer.__call__
+
+    def observe(self, images):
+        looked.append(torch.is_autocast_enabled("cpu"))
+        return observed(self, images)
+
+    monkeypatch.setattr(Observer, "__call__", observe)
+    assert evaluate(tmp_path / "out", target=str(tmp_path / "bf16.ckpt")).protocol["precision"] == "bf16"
+    assert looked == [False, False, False]
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile_is_told(root, tmp_path, monkeypatch, capsys):
+    file = Path(shutil.copy(root / RUN / "last.ckpt", tmp_path / "mine.ckpt"))
+    patches = RealImages.patches
+
+    def replaced(self, device):
+        file.write_bytes(file.read_bytes())
+        return patches(self, device)
+
+    monkeypatch.setattr(RealImages, "patches", replaced)
+    evaluate(tmp_path / "out", target=str(file), code=2)
+    assert "mine.ckpt: was replaced while it is evaluated" in capsys.readouterr().err
+
+
 def test_every_cell_is_a_run_in_mlflow_once(root, undisturbed):
     evaluate(undisturbed, *SEARCH, "--full", "--seeds", "2", "--save", "12")
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
@@ -270,7 +304,9 @@ REFUSED = {
         ["runs/noise_vs_x-tiny"],
         "is no run's folder; name one of its runs, such as runs/noise_vs_x-tiny/x",
     ),
-    "average": ([RUN, "--search", "ema=0.7"], "--search ema=0.7: ema0.7: no such weights; did you mean 'ema0.9'?"),
+    "average": ([RUN, "--search", "ema=0.7"], "--search ema=0.7: 0.7: no such weights; did you mean 'ema0.9'?"),
+    "one average": ([RUN, "--ema", "0.7"], "--ema 0.7: no such weights; did you mean 'ema0.9'?"),
+    "average of a search": ([RUN, "--ema", "raw", "--search", "cfg=1"], "--ema raw: a search chooses the average"),
     "scale": ([RUN, "--search", "cfg=1:x"], "--search cfg=1:x: expected 1.0:4.0:0.1"),
     "few": (
         [RUN, "--final", "9"],

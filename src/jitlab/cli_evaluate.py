@@ -67,6 +67,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="sampler.KEY=VALUE", help=words)
     search = "look for the best of these on --images; ema=all, ema=0.9999,raw, cfg=1.0:4.0:0.1, cfg=1,1.5,2"
     parser.add_argument("--search", nargs="+", metavar="ema=|cfg=", help=search)
+    ema = "decay of the average to evaluate without a search, or raw; the first one where not given"
+    parser.add_argument("--ema", metavar="DECAY", help=ema)
     parser.add_argument("--full", action="store_true", help="search every cell, not first coarsely and then finely")
     parser.add_argument("--images", type=at_least_one, default=8000, help="of every cell of the search")
     parser.add_argument("--final", type=at_least_one, default=50_000, help="images of the final evaluation")

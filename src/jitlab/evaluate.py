@@ -28,9 +28,9 @@ from jitlab.evaluation.mirror import Mirror
 from jitlab.evaluation.observation import columns
 from jitlab.evaluation.protocol import Amounts, protocol
 from jitlab.evaluation.scores import Truth
-from jitlab.evaluation.search import Cell, Search, read_search
+from jitlab.evaluation.search import Cell, Search, read_search, read_weights
 from jitlab.evaluation.stages import Stages
-from jitlab.evaluation.subject import Subject, find_subject
+from jitlab.evaluation.subject import FileState, Subject, find_subject
 from jitlab.evaluation.truth import RealImages, at
 from jitlab.metrics.features import PIXELS, Extractor, build_extractor
 from jitlab.metrics.reference import Reference
@@ -57,7 +57,8 @@ class Request:
     Args:
         target: a run's folder or a checkpoint.
         words: `sampler.KEY=VALUE`.
-        search: `ema=...` and `cfg=...`; None to evaluate the checkpoint's own guidance scale with the first average.
+        search: `ema=...` and `cfg=...`; None to evaluate one average at the checkpoint's own guidance scale.
+        ema: the decay of that average, or `raw`; None for the first one.
         full: whether every cell of the search is looked at.
         images: generated for every cell of the search.
         final: generated for the winner at each seed.
@@ -76,6 +77,7 @@ class Request:
     target: Path
     words: Sequence[str]
     search: Sequence[str] | None
+    ema: str | None
     full: bool
     images: int
     final: int
@@ -97,7 +99,7 @@ class Plan:
 
     request: Request
     subject: Subject
-    sha256: str
+    state: FileState
     step: int
     config: Config
     search: Search | None
@@ -113,7 +115,7 @@ class Plan:
     def asked(self) -> dict[str, Any]:
         """Return all that the figures depend on."""
         own = {} if self.search else {"weights": self.own.weights, "guidance_scale": self.own.scale}
-        return {**self.protocol, **own, "checkpoint": self.sha256, "save": self.request.save}
+        return {**self.protocol, **own, "checkpoint": self.state.sha256, "save": self.request.save}
 
     @property
     def devices(self) -> int:
@@ -147,7 +149,9 @@ def evaluate(request: Request, root: Path, console: Console) -> tuple[Path, Cert
 
 def _plan(request: Request, root: Path, console: Console) -> Plan:
     subject = find_subject(request.target)
+    state = subject.state()
     checkpoint = open_checkpoint(subject.checkpoint)
+    state.check(subject.checkpoint)
     config = at(sampling_config(checkpoint, request.words), request.data)
     _check(request, subject, config)
     search, own = _search(request, checkpoint, config)
@@ -160,7 +164,7 @@ def _plan(request: Request, root: Path, console: Console) -> Plan:
     return Plan(
         request=request,
         subject=subject,
-        sha256=subject.sha256(),
+        state=state,
         step=checkpoint.content["global_step"],
         config=config,
         search=search,
@@ -179,6 +183,7 @@ def _carried_out(plan: Plan, folder: EvaluationFolder, root: Path, console: Cons
     patches = plan.real.patches(_device())
     job = Job(
         checkpoint=plan.subject.checkpoint,
+        state=plan.state,
         config=plan.config,
         decays=plan.decays,
         features=plan.extractor.name,
@@ -205,7 +210,7 @@ def _carried_out(plan: Plan, folder: EvaluationFolder, root: Path, console: Cons
     cells = tuple(SearchedCell(cell.weights, cell.scale, scores) for cell, scores in found.items())
     return Certificate(
         name=plan.subject.name,
-        checkpoint={"file": _from_root(plan.subject.checkpoint, root), "sha256": plan.sha256, "step": plan.step},
+        checkpoint={"file": _from_root(plan.subject.checkpoint, root), "sha256": plan.state.sha256, "step": plan.step},
         metric=truth.metric,
         weights=winner.weights,
         guidance_scale=winner.scale,
@@ -247,12 +252,14 @@ def _check(request: Request, subject: Subject, config: Config) -> None:
 
 
 def _search(request: Request, checkpoint: Checkpoint, config: Config) -> tuple[Search | None, Cell]:
-    """Return what is searched, and what the checkpoint would be sampled with by itself."""
-    averages = [f"ema{decay}" for decay in checkpoint.averages]
-    own = Cell([*averages, RAW][0], config.sampler.guidance_scale)
+    """Return what is searched, and what is evaluated without a search."""
+    known = [*(f"ema{decay}" for decay in checkpoint.averages), RAW]
+    own = Cell(known[0], config.sampler.guidance_scale)
     if request.search is None:
-        return None, own
-    return read_search(request.search, [*averages, RAW], Search([own.weights], [own.scale])), own
+        return None, own if request.ema is None else Cell(read_weights(request.ema, known), own.scale)
+    if request.ema is not None:
+        raise UserError(f"--ema {request.ema}: a search chooses the average; use --search ema={request.ema}")
+    return read_search(request.search, known, Search([own.weights], [own.scale])), own
 
 
 def _write_grid(samples: Path) -> None:

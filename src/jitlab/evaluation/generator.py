@@ -20,6 +20,7 @@ from jitlab.errors import UserError
 from jitlab.evaluation.generation import RAW, Round, fill, open_tables
 from jitlab.evaluation.observation import Observer
 from jitlab.evaluation.progress import ImageProgress
+from jitlab.evaluation.subject import FileState
 from jitlab.files import DISK_FULL
 from jitlab.metrics.features import Extractor, build_extractor
 from jitlab.metrics.patches import RealPatches
@@ -33,6 +34,7 @@ class Job:
 
     Args:
         checkpoint: a file of jitlab's.
+        state: of that file.
         config: that it is sampled with.
         decays: of the averages that are wanted.
         features: name of the extractor.
@@ -43,6 +45,7 @@ class Job:
     """
 
     checkpoint: Path
+    state: FileState
     config: Config
     decays: Sequence[float]
     features: str
@@ -60,6 +63,7 @@ class Generator:
         self._job = job
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         checkpoint = open_checkpoint(job.checkpoint)
+        job.state.check(job.checkpoint)
         self._module = checkpoint.module(RAW, job.config).eval().to(device)
         self._averages = Averages(self._module.network, job.decays)
         self._averages.load_state_dict(checkpoint.averages)
@@ -76,7 +80,9 @@ class Generator:
 
         def observe(images: Tensor) -> Tensor:
             stop.raise_if_requested()
-            return self._observer(images)
+            # The run's precision is the network's; features are defined in float32.
+            with torch.autocast(images.device.type, enabled=False):
+                return self._observer(images)
 
         try:
             tables = open_tables(folder, wanted, self._observer.columns.size)

@@ -83,14 +83,18 @@ def coarse_to_fine(search: Search, value: Callable[[Sequence[Cell]], Sequence[fl
     return found | dict(zip(fine, value(fine), strict=True))
 
 
+def read_weights(word: str, known: Sequence[str], option: str = "--ema") -> str:
+    """Return the name of weights from `0.9999`, `ema0.9999` or `raw`; raises UserError where they are not `known`."""
+    name = word if word == "raw" or word.startswith("ema") else f"ema{word}"
+    if name not in known:
+        raise UserError(f"{option} {word}: no such weights; {nearest(name, list(known))}")
+    return name
+
+
 def _weights(text: str, known: Sequence[str]) -> list[str]:
-    averages = [name for name in known if name != "raw"]
     if text == "all":
-        return averages
-    chosen = [word if word == "raw" or word.startswith("ema") else f"ema{word}" for word in text.split(",")]
-    for name in chosen:
-        if name not in known:
-            raise UserError(f"--search {WEIGHTS}={text}: {name}: no such weights; {nearest(name, list(known))}")
+        return [name for name in known if name != "raw"]
+    chosen = [read_weights(word, known, f"--search {WEIGHTS}={text}:") for word in text.split(",")]
     return list(dict.fromkeys(chosen))
 
 

@@ -1,6 +1,7 @@
 """What is evaluated: a run's last checkpoint, or a checkpoint file."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +37,26 @@ class Subject:
         """Say whether the run is still to go on."""
         return self.record is not None and self.record.status != COMPLETE
 
-    def sha256(self) -> str:
-        """Return the hash of the file."""
+    def state(self) -> "FileState":
+        """Return the hash of the file, and how to tell that it is replaced while it is evaluated."""
         with self.checkpoint.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            found = os.fstat(file.fileno())
+            return FileState(hashlib.file_digest(file, "sha256").hexdigest(), found.st_ino, found.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What a file holds, by its SHA-256, and when it was written."""
+
+    sha256: str
+    inode: int
+    mtime_ns: int
+
+    def check(self, path: Path) -> None:
+        """Raise UserError where another file is there now: a run that goes on replaces its checkpoint."""
+        found = path.stat()
+        if (found.st_ino, found.st_mtime_ns) != (self.inode, self.mtime_ns):
+            raise UserError(f"{path}: was replaced while it is evaluated; wait for the run to end, or evaluate a copy")
 
 
 def find_subject(path: Path) -> Subject:

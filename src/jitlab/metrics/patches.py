@@ -24,7 +24,7 @@ class RealPatches:
     def to(self, device: torch.device) -> "RealPatches":
         """Return the same on a device, for images that lie there."""
         manifold = Manifold(self.manifold.mean.to(device), self.manifold.basis.to(device))
-        return replace(self, manifold=manifold)
+        return replace(self, manifold=manifold, differences=self.differences.to(device))
 
     def measure(self, images: Tensor) -> Tensor:
         """Return what `scores` wants the mean of, of each of images (B, C, H, W) uint8: (B, 4) float64."""
