@@ -27,7 +27,7 @@ from torch import Tensor
 
 from jitlab import build
 from jitlab.config import load
-from jitlab.evaluation.generation import RAW, Images, Round, fill, open_tables
+from jitlab.evaluation.generation import RAW, Images, Round, fill
 from jitlab.evaluation.observation import Observer
 from jitlab.evaluation.progress import ImageProgress
 from jitlab.evaluation.search import Cell
@@ -115,12 +115,13 @@ def _seconds(
     """Return the seconds of the network, of all that generates, of features, and of the whole."""
     watch = Stopwatch()
     observer = Observer(extractor, patches)
-    wanted = Round(0, [Cell(RAW, scale)], Images(images, batch_size, module.objective.null_label))
+    shown = Images(images, batch_size, module.objective.null_label)
     network = module.network.forward
     module.network.forward = watch.around("network", network)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            tables = open_tables(Path(folder), wanted, observer.columns.size)
+            wanted = Round(Path(folder), 0, [Cell(RAW, scale)], shown)
+            tables = wanted.tables(observer.columns.size)
             progress = ImageProgress(Console(quiet=True), "", images)
             observe: Callable[[Tensor], Tensor] = watch.around("features", observer)
             with watch.part("whole"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lightning import Trainer
 
 from jitlab import build
-from jitlab.evaluation.generation import Images, Round, fill, open_tables
+from jitlab.evaluation.generation import Images, Round, fill
 from jitlab.evaluation.observation import Observer
 from jitlab.evaluation.search import Cell
 from jitlab.metrics.features import Features, Pixels
@@ -59,8 +59,8 @@ class Done:
 
 
 def filled(trained, folder, batch_size=16, world_size=1, extractor=None):
-    wanted = Round(SEED, CELLS, Images(COUNT, batch_size, 10), saved=SAVED)
-    tables = open_tables(folder, wanted, Pixels.dimensions)
+    wanted = Round(folder, SEED, CELLS, Images(COUNT, batch_size, 10), saved=SAVED)
+    tables = wanted.tables(Pixels.dimensions)
     module, averages = trained
     extractor, done = extractor or Counting(), Done()
     kept = dict[int, torch.Tensor]()

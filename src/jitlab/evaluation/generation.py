@@ -57,22 +57,34 @@ class Images:
 
 @dataclass(frozen=True)
 class Round:
-    """Images to be generated at a seed: those of every cell, of which the first `saved` of each are shown to `keep`."""
+    """Images to be generated.
 
+    Args:
+        folder: of the tables of their rows.
+        seed: of their noise.
+        cells: those of the same weights beside each other.
+        images: of every cell.
+        saved: how many of the first ones of each cell are to be kept.
+    """
+
+    folder: Path
     seed: int
     cells: Sequence[Cell]
     images: Images
     saved: int = 0
 
+    @property
+    def total(self) -> int:
+        """Return how many images there will be."""
+        return self.images.count * len(self.cells)
 
-def open_tables(folder: Path, wanted: Round, row_size: int) -> dict[Cell, FeatureTable]:
-    """Return the table of every cell in a folder, as far as it was filled before."""
-    return {cell: FeatureTable(table_path(folder, cell), wanted.images.count, row_size) for cell in wanted.cells}
+    def tables(self, row_size: int) -> dict[Cell, FeatureTable]:
+        """Return the table of every cell, as far as it was filled before."""
+        return {cell: FeatureTable(self.path(cell), self.images.count, row_size) for cell in self.cells}
 
-
-def table_path(folder: Path, cell: Cell) -> Path:
-    """Return the file of a cell's table."""
-    return folder / f"{cell.name}.features"
+    def path(self, cell: Cell) -> Path:
+        """Return the file of a cell's table."""
+        return self.folder / f"{cell.name}.features"
 
 
 def fill(

@@ -17,7 +17,7 @@ from jitlab.config.schema import Config
 from jitlab.console import console as terminal
 from jitlab.datasets.parallel import cores
 from jitlab.errors import UserError
-from jitlab.evaluation.generation import RAW, Round, fill, open_tables
+from jitlab.evaluation.generation import RAW, Round, fill
 from jitlab.evaluation.observation import Observer
 from jitlab.evaluation.progress import ImageProgress
 from jitlab.evaluation.subject import FileState
@@ -70,8 +70,8 @@ class Generator:
         extractor = extractor or build_extractor(job.features, device, job.weights)
         self._observer = Observer(extractor, job.patches.to(device) if job.patches else None)
 
-    def generate(self, wanted: Round, folder: Path, rank: int, stop: StopRequest, progress: ImageProgress) -> None:
-        """Generate this process's share of the rows that the tables in a folder lack.
+    def generate(self, rounds: Sequence[Round], rank: int, stop: StopRequest, progress: ImageProgress) -> None:
+        """Generate this process's share of the rows that the tables lack.
 
         Raises:
             UserError: where the disk is full; what was generated stays.
@@ -85,34 +85,28 @@ class Generator:
                 return self._observer(images)
 
         try:
-            tables = open_tables(folder, wanted, self._observer.columns.size)
             with progress, build.precision_context(self._job.config):
-                fill(
-                    self._module,
-                    self._averages,
-                    wanted,
-                    tables,
-                    observe,
-                    partial(_save, self._job.samples, wanted.images.num_classes),
-                    rank,
-                    self._job.devices,
-                    progress,
-                )
+                for wanted in rounds:
+                    tables = wanted.tables(self._observer.columns.size)
+                    keep = partial(_save, self._job.samples, wanted.images.num_classes)
+                    share = rank, self._job.devices
+                    fill(self._module, self._averages, wanted, tables, observe, keep, *share, progress)
         except OSError as error:
             if error.errno in DISK_FULL:
+                place, why = self._job.samples.parent, error.strerror
                 raise UserError(
-                    f"{folder}: the disk is full ({error.strerror}); make room, and the same command goes on from here"
+                    f"{place}: the disk is full ({why}); make room, and the same command goes on from here"
                 ) from error
             raise
 
 
-def take_part(job: Job, wanted: Round, folder: Path, what: str, rank: int, stop: StopRequest) -> None:
+def take_part(job: Job, rounds: Sequence[Round], what: str, rank: int, stop: StopRequest) -> None:
     """Generate as one of several processes; the first one shows how far all of them are."""
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, cores() // job.devices))
     console = terminal() if rank == 0 else Console(quiet=True)
-    progress = ImageProgress(console, what, _total(wanted), job.devices)
-    Generator(job).generate(wanted, folder, rank, stop, progress)
+    progress = ImageProgress(console, what, _total(rounds), job.devices)
+    Generator(job).generate(rounds, rank, stop, progress)
 
 
 class Pool:
@@ -126,18 +120,17 @@ class Pool:
         self._stop = stop
         self._generator: Generator | None = None
 
-    def generate(self, wanted: Round, folder: Path, what: str) -> None:
-        """Fill the tables in a folder; raises what `Generator.generate` does."""
+    def generate(self, rounds: Sequence[Round], what: str) -> None:
+        """Fill the tables of rounds; raises what `Generator.generate` does."""
         if self._job.devices > 1:
-            run_together(partial(take_part, self._job, wanted, folder, what), self._job.devices, self._stop)
+            run_together(partial(take_part, self._job, rounds, what), self._job.devices, self._stop)
             return
         self._generator = self._generator or Generator(self._job, self._extractor)
-        progress = ImageProgress(self._console, what, _total(wanted))
-        self._generator.generate(wanted, folder, 0, self._stop, progress)
+        self._generator.generate(rounds, 0, self._stop, ImageProgress(self._console, what, _total(rounds)))
 
 
-def _total(wanted: Round) -> int:
-    return wanted.images.count * len(wanted.cells)
+def _total(rounds: Sequence[Round]) -> int:
+    return sum(wanted.total for wanted in rounds)
 
 
 def _save(folder: Path, num_classes: int, numbers: range, images: Tensor) -> None:

@@ -1,14 +1,13 @@
 """The two stages of an evaluation, each of which goes on from what is done: the search, and the winner in full."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from jitlab.evaluation.folder import EvaluationFolder, Scores
-from jitlab.evaluation.generation import Images, Round, open_tables, table_path
+from jitlab.evaluation.generation import Images, Round
 from jitlab.evaluation.generator import Pool
 from jitlab.evaluation.observation import Columns
 from jitlab.evaluation.protocol import Amounts
@@ -42,48 +41,45 @@ class Stages:
         """Return the scores of all cells, or where not `full`, of those that lead to the best of each weights."""
 
         def values(cells: Sequence[Cell]) -> list[float]:
-            for weights, group in groupby(cells, key=lambda cell: cell.weights):
-                self._score_searched(weights, list(group))
+            self._score_searched(cells)
             return [self._known("search", cell)[self.truth.metric] for cell in cells]
 
         cells = list(search.cells)
-        found = dict.fromkeys(cells, 0.0) if full and values(cells) else coarse_to_fine(search, values)
+        found = dict(zip(cells, values(cells), strict=True)) if full else coarse_to_fine(search, values)
         return {cell: self._known("search", cell) for cell in cells if cell in found}
 
     def final(self, cell: Cell, saved: int) -> list[Scores]:
         """Return the scores of a cell at every seed; of the first one, so many images are saved."""
-        return [self._final(cell, seed, saved if place == 0 else 0) for place, seed in enumerate(self.amounts.seeds)]
+        rounds = {}
+        for place, seed in enumerate(self.amounts.seeds):
+            if self.folder.scores(_name(f"seed{seed}", cell)) is None:
+                rounds[f"seed{seed}"] = self._round(
+                    f"seed{seed}", seed, [cell], self.amounts.final, 0 if place else saved
+                )
+        if rounds:
+            self.pool.generate(list(rounds.values()), f"final {cell.name}")
+        for stage, wanted in rounds.items():
+            self._score(stage, wanted, self._all_scores)
+        return [self._known(f"seed{seed}", cell) for seed in self.amounts.seeds]
 
-    def _score_searched(self, weights: str, cells: list[Cell]) -> None:
+    def _score_searched(self, cells: Sequence[Cell]) -> None:
         left = [cell for cell in cells if self.folder.scores(_name("search", cell)) is None]
-        if not left:
-            return
-        wanted = Round(self.amounts.search_seed, left, self._images(self.amounts.images))
-        place = self.folder.work / "search"
-        self.pool.generate(wanted, place, f"search {weights}, {len(left)} scale{'s' if len(left) > 1 else ''}")
-        for cell, table in open_tables(place, wanted, self.columns.size).items():
-            self._keep("search", cell, quick_scores(table.read(), self.columns, self.truth))
-            table_path(place, cell).unlink()
+        if left:
+            wanted = self._round("search", self.amounts.search_seed, left, self.amounts.images)
+            self.pool.generate([wanted], f"search, {len(left)} cell{'s' if len(left) > 1 else ''}")
+            self._score("search", wanted, lambda rows: quick_scores(rows, self.columns, self.truth))
 
-    def _final(self, cell: Cell, seed: int, saved: int) -> Scores:
-        stage = f"seed{seed}"
-        if self.folder.scores(_name(stage, cell)) is None:
-            wanted = Round(seed, [cell], self._images(self.amounts.final), saved)
-            place = self.folder.work / stage
-            self.pool.generate(wanted, place, f"final {cell.name}, seed {seed}")
-            rows = open_tables(place, wanted, self.columns.size)[cell].read()
-            self._keep(stage, cell, self._all_scores(rows))
-            table_path(place, cell).unlink()
-        return self._known(stage, cell)
+    def _score(self, stage: str, wanted: Round, scores: Callable[[Tensor], Scores]) -> None:
+        for cell, table in wanted.tables(self.columns.size).items():
+            self.folder.keep(_name(stage, cell), scores(table.read()))
+            wanted.path(cell).unlink()
 
     def _all_scores(self, rows: Tensor) -> Scores:
         return quick_scores(rows, self.columns, self.truth) | slow_scores(rows, self.columns, self.truth, self.device)
 
-    def _images(self, count: int) -> Images:
-        return Images(count, min(self.batch_size, count), self.truth.num_classes)
-
-    def _keep(self, stage: str, cell: Cell, scores: Scores) -> None:
-        self.folder.keep(_name(stage, cell), scores)
+    def _round(self, stage: str, seed: int, cells: Sequence[Cell], count: int, saved: int = 0) -> Round:
+        images = Images(count, min(self.batch_size, count), self.truth.num_classes)
+        return Round(self.folder.work / stage, seed, cells, images, saved)
 
     def _known(self, stage: str, cell: Cell) -> Scores:
         scores = self.folder.scores(_name(stage, cell))
