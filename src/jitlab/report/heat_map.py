@@ -21,6 +21,8 @@ class Cell:
     spread: float = 0.0
     failed: bool = False
     seeds: str = ""  # `1 of 3 seeds` where the value is of fewer than were asked for
+    mark: str = ""  # what sets it apart, below its text
+    tip: str = ""  # shown where the pointer rests
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,23 @@ def shades(values: Sequence[float]) -> list[tuple[str, str]]:
 
 
 def heat_map(
-    caption: str, corner: str, rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[int, int], Cell]
+    caption: str,
+    corner: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[int, int], Cell],
+    scale: Scale | None = None,
 ) -> str:
-    """Return a table of cells by the number of their row and column; places without one are empty."""
-    colored = {at: cell.value for at, cell in cells.items() if cell.value is not None}
-    shade = dict(zip(colored, shades(list(colored.values())), strict=True))
+    """Return a table of cells by the number of their row and column; places without one are empty.
+
+    Without a scale the colours are those of `shades`.
+    """
+    values = [cell.value for cell in cells.values() if cell.value is not None]
+    colors = scale or scale_of(values)
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     body = "".join(
         f'<tr><th scope="row">{escape(row)}</th>'
-        + "".join(_cell(cells.get((i, j), Cell("")), shade.get((i, j))) for j in range(len(columns)))
+        + "".join(_cell(cells.get((i, j), Cell("")), colors) for j in range(len(columns)))
         + "</tr>"
         for i, row in enumerate(rows)
     )
@@ -74,13 +84,15 @@ def heat_map(
     )
 
 
-def _cell(cell: Cell, shade: tuple[str, str] | None) -> str:
+def _cell(cell: Cell, scale: Scale) -> str:
     figure, sign, spread = cell.text.partition(" ± ")
     text = escape(figure) + (f"<small>± {escape(spread)}</small>" if sign else "")
-    text += f"<small>{cell.seeds}</small>" if cell.seeds else ""
-    if shade:
-        return f'<td style="background: {shade[0]}; color: {shade[1]}">{text}</td>'
-    return f'<td class="open">{text}</td>' if cell.failed else f"<td>{text}</td>"
+    text += "".join(f"<small>{escape(note)}</small>" for note in (cell.seeds, cell.mark) if note)
+    tip = f' title="{escape(cell.tip)}"' if cell.tip else ""
+    if cell.value is not None:
+        background, color = scale.shade(cell.value)
+        return f'<td style="background: {background}; color: {color}"{tip}>{text}</td>'
+    return f'<td class="open"{tip}>{text}</td>' if cell.failed else f"<td{tip}>{text}</td>"
 
 
 def _shade(share: float) -> tuple[str, str]:
