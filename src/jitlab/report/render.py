@@ -7,6 +7,7 @@ from typing import Any
 from jitlab.files import write_json, write_text
 from jitlab.report import layout, pictures, sections, strips
 from jitlab.report.collect import collect
+from jitlab.report.evaluations import evaluations
 from jitlab.report.page import page
 from jitlab.report.records import Experiment
 
@@ -44,6 +45,7 @@ def html(experiment: Experiment) -> str:
         sections.header(experiment),
         sections.banner(experiment),
         sections.results(experiment),
+        evaluations(experiment),
         layout.by_axes(experiment),
         pictures.samples(experiment),
         strips.strips(experiment),
