@@ -45,6 +45,10 @@ def test_the_protocol_alone_decides_its_hash():
         (lambda content: content.pop("values"), "damaged"),
         (lambda content: content.update(extra=1), "damaged"),
         (lambda content: content.update(search={"images": 3}), "damaged"),
+        (lambda content: content.update(guidance_scale="2"), "damaged.*guidance_scale = '2'"),
+        (lambda content: content.update(versions=[]), r"damaged.*versions = \[\]"),
+        (lambda content: content["search"]["cells"][0].update(weights=3), "damaged.*weights = 3"),
+        (lambda content: content["search"].update(images=None), "damaged.*images = None"),
     ],
 )
 def test_a_certificate_that_was_changed_is_refused(tmp_path, change, word):

@@ -11,7 +11,8 @@ import pytest
 
 from jitlab.report.collect import collect
 from jitlab.report.figures import OrderedLine, Point, ordered_panel
-from jitlab.report.layout import along, by_axes, shades, ticks
+from jitlab.report.heat_map import shades
+from jitlab.report.layout import along, by_axes, ticks
 from jitlab.report.style import CSS
 from tests.report.conftest import entry, write_experiment, write_run
 

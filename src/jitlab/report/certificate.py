@@ -13,6 +13,20 @@ from jitlab.files import write_json
 CERTIFICATE_FILE = "evaluation.json"
 EVALUATION_FOLDER = "evaluation"
 FORMAT = 1
+_NUMBER = (int, float)
+_KINDS = {
+    "name": str,
+    "checkpoint": dict,
+    "metric": str,
+    "weights": str,
+    "guidance_scale": _NUMBER,
+    "protocol": dict,
+    "warnings": list,
+    "versions": dict,
+    "hardware": str,
+}
+_SEARCH_KINDS = {"images": int, "seed": int, "full": bool}
+_CELL_KINDS = {"weights": str, "guidance_scale": _NUMBER, "metrics": dict}
 
 
 @dataclass(frozen=True)
@@ -82,15 +96,30 @@ def read_certificate(path: Path) -> Certificate:
         found, told = content.pop("format"), content.pop("protocol_hash")
         if found != FORMAT:
             raise UserError(f"{path}: format = {found}: expected {FORMAT}; evaluate again with this version")
-        if content["search"]:
-            cells = tuple(SearchedCell(**cell) for cell in content["search"].pop("cells"))
+        _check_kinds(content, _KINDS)
+        if content["search"] is not None:
+            cells = tuple(map(_cell, content["search"].pop("cells")))
             content["search"] = Searched(**content["search"], cells=cells)
-        values = {name: tuple(map(float, figures)) for name, figures in content.pop("values").items()}
-        certificate = Certificate(**content | {"values": values, "warnings": tuple(content["warnings"])})
+            _check_kinds(asdict(content["search"]), _SEARCH_KINDS)
+        content["guidance_scale"] = float(content["guidance_scale"])
+        content["values"] = {name: tuple(map(float, figures)) for name, figures in content["values"].items()}
+        certificate = Certificate(**content | {"warnings": tuple(map(str, content["warnings"]))})
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; jitlab evaluate writes one") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: damaged, or no certificate of an evaluation ({error}); evaluate again") from error
     if certificate.protocol_hash != told:
         raise UserError(f"{path}: protocol_hash = {told}: the protocol beside it was changed; evaluate again")
     return certificate
+
+
+def _cell(content: Mapping[str, Any]) -> SearchedCell:
+    _check_kinds(content, _CELL_KINDS)
+    metrics = {name: float(figure) for name, figure in content["metrics"].items()}
+    return SearchedCell(**{**content, "guidance_scale": float(content["guidance_scale"]), "metrics": metrics})
+
+
+def _check_kinds(content: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    for key, kind in kinds.items():
+        if not isinstance(content[key], kind):
+            raise TypeError(f"{key} = {content[key]!r}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jitlab.errors import UserError
+from jitlab.report.certificate import CERTIFICATE_FILE, EVALUATION_FOLDER, Certificate, read_certificate
 from jitlab.report.closing import ClosingRow, closing_rows
 from jitlab.report.records import Curve, Experiment, Grid, Published, Run
 
@@ -59,6 +60,7 @@ def read_run(folder: Path) -> Run:
     """Read one run that has at least started. Raises UserError where a file is damaged."""
     facts = _read_object(folder / "status.json", required=("arm", "seed", "status"))
     curves, times = read_curves(folder / "metrics.jsonl")
+    certificate, problem = _certificate(folder / EVALUATION_FOLDER / CERTIFICATE_FILE)
     config = folder / "config.yaml"
     pictures = _pictures(folder / "samples")
     strips = [picture.path for picture in pictures if picture.weights == _STRIP]
@@ -78,6 +80,8 @@ def read_run(folder: Path) -> Run:
         grids=tuple(picture for picture in pictures if picture.weights != _STRIP),
         strip=strips[-1] if strips else None,
         times=times,
+        certificate=certificate,
+        certificate_problem=problem,
     )
 
 
@@ -107,6 +111,16 @@ def read_curves(path: Path) -> tuple[dict[str, Curve], tuple[float, ...]]:
             points.setdefault(key, {})[step] = value
     curves = {key: Curve(*zip(*sorted(of_key.items()), strict=True)) for key, of_key in points.items()}
     return curves, (min(times), max(times)) if times else ()
+
+
+def _certificate(path: Path) -> tuple[Certificate | None, str | None]:
+    """Return a certificate, or what is wrong with it: the run itself is whole without one."""
+    if not path.exists():
+        return None, None
+    try:
+        return read_certificate(path), None
+    except (UserError, OSError) as error:
+        return None, str(error)
 
 
 def _pictures(folder: Path) -> tuple[Grid, ...]:

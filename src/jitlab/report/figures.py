@@ -20,6 +20,8 @@ from jitlab.report.records import Curve, Experiment, Run
 MAX_POINTS = 2000
 INCHES = (4.8, 3.0)
 INK = "#5b6470"
+LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Of Okabe and Ito, which colour-blind readers tell apart."""
 _ROUNDING = 1e-9
 _NOISE_LEVEL = re.compile(r"(.+)_t(\d*\.?\d+)")
 _VIEW_BOX = re.compile(r'viewBox="([^"]*)"')

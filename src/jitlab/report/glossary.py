@@ -10,8 +10,52 @@ _MEANINGS = tuple(
             "Fréchet distance of Inception features, generated against training images; lower is better.",
         ),
         (
-            r"eval/fd_([a-z0-9]+)",
+            r"eval/fd_([\w.-]+)",
             r"Fréchet distance of \1 features, generated against training images; lower is better.",
+        ),
+        (
+            r"eval/kid",
+            "Kernel distance of features (unbiased, cubic kernel, mean over random subsets), generated against "
+            "training images; lower is better, and chance may take it below 0.",
+        ),
+        (r"eval/kid_std", "Standard deviation of the kernel distance over its random subsets, within one seed."),
+        (
+            r"eval/inception_score",
+            "How sure Inception is of each generated image’s class and how evenly all classes occur; higher is better. "
+            "It knows nothing of the training images.",
+        ),
+        (
+            r"eval/inception_score_std",
+            "Standard deviation of the Inception Score over equal parts of the images, within one seed.",
+        ),
+        (
+            r"eval/precision",
+            "Share of generated images that lie among the real ones (within a real image’s distance to its 3rd "
+            "neighbour); higher is better: fidelity.",
+        ),
+        (
+            r"eval/recall",
+            "Share of real images that lie among the generated ones (within a generated image’s distance to its 3rd "
+            "neighbour); higher is better: variety.",
+        ),
+        (
+            r"eval/density",
+            "Mean number of real images’ neighbourhoods (to the 5th neighbour) that a generated image lies in, over 5: "
+            "as precision, but outliers count little; real images have about 1.",
+        ),
+        (
+            r"eval/coverage",
+            "Share of real images with a generated one nearer than their 5th real neighbour; higher is better.",
+        ),
+        (
+            r"eval/seams",
+            "Squared differences of pixels across the borders of patches over those inside, of generated over that of "
+            "real images; 1 is no seams, more is seams.",
+        ),
+        (
+            r"eval/class_structure",
+            "Share of the variance of features that the class explains, of generated over that of real images; about 1 "
+            "as in real images, 0 where classes look alike.",
         ),
         (
             r"eval/off_manifold",
@@ -51,3 +95,10 @@ def meaning(key: str) -> str:
         if match:
             return f"As {base}, weights averaged with decay {average[1]}." if average else match.expand(text)
     return ""
+
+
+def title(name: str) -> str:
+    """Return what the metric that decides is called in words: only Inception’s distance is FID."""
+    if name == "fid":
+        return "FID"
+    return f"Fréchet distance of {name.removeprefix('fd_')} features" if name.startswith("fd_") else name

@@ -3,31 +3,15 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from jitlab.report.closing import NOTHING, spread_text
-from jitlab.report.figures import OrderedLine, Point, ordered_panel, svg
+from jitlab.report.figures import LINE_COLORS, OrderedLine, Point, ordered_panel, svg
+from jitlab.report.heat_map import Cell, heat_map
 from jitlab.report.records import Experiment, Published
 
 NONE_AT_ZERO = ("model.bottleneck_dim",)  # settings of which 0 means that there is none
-_COLORS = ((0xFD, 0xF6, 0xE8), (0xF3, 0xA8, 0x5F), (0xB3, 0x36, 0x4A), (0x4A, 0x12, 0x3F))  # lowest to highest
-_LEAST_SPAN = math.log(10)
-_LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_BLACK, _WHITE = "#000000", "#ffffff"  # softer ones would leave colours in the middle that neither is read on
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What is known of an arm at its place; without a finite value it has no colour and no point."""
-
-    text: str
-    value: float | None = None
-    spread: float = 0.0
-    failed: bool = False
-    seeds: str = ""  # `1 of 3 seeds` where the value is of fewer than were asked for
-
 
 Panel = tuple[str, Mapping[str, Cell]]
 """A caption, and what is known of each arm."""
@@ -97,18 +81,6 @@ def field_name(field: str) -> str:
     return field.rpartition(".")[2]
 
 
-def shades(values: Sequence[float]) -> list[tuple[str, str]]:
-    """Return a background and a text colour for each finite value, on a logarithmic scale where all are positive.
-
-    The scale spans at least a decade, so that values close to each other look alike.
-    """
-    logarithmic = min(values, default=0.0) > 0
-    scaled = [math.log(value) if logarithmic else value for value in values]
-    low = min(scaled, default=0.0)
-    span = max(max(scaled, default=0.0) - low, _LEAST_SPAN if logarithmic else 0.0)
-    return [_shade((value - low) / span if span else 0.0) for value in scaled]
-
-
 def _heat_maps(experiment: Experiment, panels: Sequence[Panel]) -> str:
     figures = "".join(_heat_map(experiment, caption, of_arm) for caption, of_arm in panels)
     rows, columns = (experiment.axes[axis] for axis in ("rows", "columns"))
@@ -137,7 +109,7 @@ def ticks(experiment: Experiment) -> tuple[list[tuple[float, str]], bool]:
 
 def _curves(experiment: Experiment, panels: Sequence[Panel]) -> str:
     groups = along(experiment, "lines") if "lines" in experiment.axes else [None]
-    colors = {str(group): _LINES[i % len(_LINES)] for i, group in enumerate(groups)}
+    colors = {str(group): LINE_COLORS[i % len(LINE_COLORS)] for i, group in enumerate(groups)}
     figures = "".join(
         f"<figure><figcaption>{escape(caption)}</figcaption>"
         f"{_curve(experiment, caption, number, of_arm, colors)}{_open_points(of_arm)}</figure>"
@@ -202,29 +174,8 @@ def _heat_map(experiment: Experiment, caption: str, of_arm: Mapping[str, Cell]) 
         row, column = place(experiment, arm, "rows"), place(experiment, arm, "columns")
         if row is not None and column is not None:
             cells[rows.index(row), columns.index(column)] = of_arm[arm]
-    colored = {at: cell.value for at, cell in cells.items() if cell.value is not None}
-    shade = dict(zip(colored, shades(list(colored.values())), strict=True))
     corner = f"{field_name(experiment.axes['rows'])} ↓ {field_name(experiment.axes['columns'])} →"
-    head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in columns)
-    body = "".join(
-        f'<tr><th scope="row">{escape(str(row))}</th>'
-        + "".join(_cell(cells.get((i, j), Cell("")), shade.get((i, j))) for j in range(len(columns)))
-        + "</tr>"
-        for i, row in enumerate(rows)
-    )
-    return (
-        f"<figure><figcaption>{escape(caption)}</figcaption><table><thead><tr><th>{escape(corner)}</th>{head}</tr>"
-        f"</thead><tbody>{body}</tbody></table></figure>"
-    )
-
-
-def _cell(cell: Cell, shade: tuple[str, str] | None) -> str:
-    figure, sign, spread = cell.text.partition(" ± ")
-    text = escape(figure) + (f"<small>± {escape(spread)}</small>" if sign else "")
-    text += f"<small>{cell.seeds}</small>" if cell.seeds else ""
-    if shade:
-        return f'<td style="background: {shade[0]}; color: {shade[1]}">{text}</td>'
-    return f'<td class="open">{text}</td>' if cell.failed else f"<td>{text}</td>"
+    return heat_map(caption, corner, list(map(str, rows)), list(map(str, columns)), cells)
 
 
 def _measured(experiment: Experiment, arm: str, key: str) -> Cell:
@@ -242,15 +193,3 @@ def _measured(experiment: Experiment, arm: str, key: str) -> Cell:
 def _reported(published: Published, arm: str) -> Cell:
     value = published.values.get(arm)
     return Cell(NOTHING) if value is None else Cell(f"{value:g}", value)
-
-
-def _shade(share: float) -> tuple[str, str]:
-    """Return the background at a share of the scale in [0, 1], and the text colour that is read on it."""
-    at = share * (len(_COLORS) - 1)
-    left = min(int(at), len(_COLORS) - 2)
-    pairs = zip(_COLORS[left], _COLORS[left + 1], strict=True)
-    rgb = [round(a + (b - a) * (at - left)) for a, b in pairs]
-    # Relative luminance of sRGB as WCAG 2 defines it; black and white stand out alike, by 4.58 : 1, at about 0.179.
-    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#" + "".join(f"{c:02x}" for c in rgb), _BLACK if luminance > 0.179 else _WHITE

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jitlab.report.certificate import Certificate
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -42,6 +44,8 @@ class Run:
     grids: tuple[Grid, ...]
     strip: Path | None  # the denoising strip; a run from before there were any, or not at its end, has none
     times: tuple[float, ...]  # first and last entry of metrics.jsonl, seconds since 1970; empty without one
+    certificate: Certificate | None = None  # of its evaluation; None where it has none, or one that cannot be read
+    certificate_problem: str | None = None  # why it cannot be read
 
     @property
     def complete(self) -> bool:

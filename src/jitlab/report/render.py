@@ -1,15 +1,15 @@
 """A run folder made into report.html, one file for readers, and summary.json, the same table for programs."""
 
 import math
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from jitlab.files import write_json, write_text
 from jitlab.report import layout, pictures, sections, strips
 from jitlab.report.collect import collect
+from jitlab.report.evaluations import evaluations
+from jitlab.report.page import page
 from jitlab.report.records import Experiment
-from jitlab.report.style import CSS
 
 
 def write_report(folder: Path) -> Path:
@@ -45,6 +45,7 @@ def html(experiment: Experiment) -> str:
         sections.header(experiment),
         sections.banner(experiment),
         sections.results(experiment),
+        evaluations(experiment),
         layout.by_axes(experiment),
         pictures.samples(experiment),
         strips.strips(experiment),
@@ -53,14 +54,7 @@ def html(experiment: Experiment) -> str:
         sections.runs(experiment),
         sections.tracking(experiment),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light">\n'
-        f"<title>{escape(experiment.name)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(experiment.name, parts)
 
 
 def _strict(value: float) -> float | None:

@@ -77,6 +77,36 @@ img.pixels { image-rendering: pixelated; }
   background: var(--wash); color: var(--soft); }
 .maps td small { color: inherit; }
 .maps td.open { border: 1px dashed #b9bfc7; color: #8a5a00; min-width: 0; padding: 11px 5px; }
+.maps.search { grid-template-columns: 1fr; }
+.search th:first-child { width: 104px; padding-left: 0; }
+.search table { min-width: calc(88px + var(--columns) * 45px); }
+.search td { padding: 8px 2px; }
+.search td:empty { background: none; border: 1px dashed #cdd2d8; }
+.search.fine table { border-spacing: 1px; min-width: calc(104px + var(--columns) * 13px); }
+.search.fine th { white-space: nowrap; overflow: visible; text-align: left; padding: 4px 0; }
+.search.fine th:first-child { white-space: normal; text-align: right; padding-right: 8px; }
+.search.fine td { padding: 0; height: 34px; border-radius: 2px; font-size: 13px; }
+.search.fine td[style]:empty { border: 0; }
+.scale { display: grid; grid-template-columns: repeat(3, auto); justify-content: space-between; max-width: 320px;
+  font-size: 13px; color: var(--soft); margin-top: 8px; font-variant-numeric: tabular-nums; }
+.scale .bar { grid-column: 1 / -1; height: 12px; border-radius: 3px; }
+.curves.legend { margin-top: 32px; }
+.curves.panels { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); margin-bottom: 20px; }
+.searched { margin: 28px 0; }
+.warned small { overflow-wrap: anywhere; }
+tr.warned td { padding-top: 0; border-bottom: 1px solid var(--line); }
+figure.grid img { display: block; width: 100%; max-width: 768px; height: auto; border-radius: 3px; }
+.facts { display: grid; gap: 16px 32px; margin: 28px 0 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 160px), 1fr)); }
+.facts div { border-top: 2px solid var(--ink); padding-top: 8px; overflow-wrap: anywhere; }
+.facts span, .facts small { display: block; color: var(--soft); font-size: 13px; line-height: 1.4; }
+.facts div:first-child { grid-column: span 2; }
+.facts b { display: block; font-size: 26px; line-height: 1.3; font-weight: 650; font-variant-numeric: tabular-nums; }
+.facts-table td { overflow-wrap: anywhere; vertical-align: baseline; }
+.facts-table { margin: 8px 0 12px; }
+.facts-table th { width: 15em; vertical-align: baseline; padding: 8px 14px 8px 0;
+  border-bottom: 1px solid var(--line); }
+code.hash { overflow-wrap: anywhere; }
 details { border-bottom: 1px solid var(--line); padding: 10px 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 summary .soft { margin-left: .6em; }
@@ -85,9 +115,14 @@ summary .soft { margin-left: .6em; }
 .finals li { display: flex; justify-content: space-between; gap: 12px; break-inside: avoid;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 ul.notes { padding-left: 18px; margin: 8px 0; max-width: 60em; }
-@media (max-width: 700px) { .differs { display: none; } main { padding: 24px 16px 48px; } h1 { font-size: 24px; }
+table.metrics { max-width: 780px; }
+.metrics td small { max-width: 48em; }
+@media (max-width: 700px) { .differs { display: none; } .facts div:first-child { grid-column: auto; }
+  .search th:first-child { width: 88px; font-size: 12px; } .search td { font-size: 13px; }
+  .facts-table th { width: 9em; }
+  main { padding: 24px 16px 48px; } h1 { font-size: 24px; }
   h2 { margin-top: 40px; } }
 /* White figures on cells that a printer leaves white would be gone. */
-.maps td, .dot, .banner { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+.maps td, .dot, .banner, .bar { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 @media print { main { padding: 0; } figure, .banner, tbody { break-inside: avoid; } }
 """
