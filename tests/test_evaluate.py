@@ -280,6 +280,21 @@ def test_with_a_reference_the_training_images_may_be_missing(root, undisturbed, 
     assert "precision" in found.values
 
 
+def test_a_runs_evaluation_lies_in_its_folder_and_is_shown_in_its_experiments_report(root, undisturbed, capsys):
+    command = ["evaluate", RUN, *AMOUNTS, "--search", "ema=0.9", "cfg=1,2,3", "--seeds", "2"]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    folder = Path(RUN) / "evaluation"
+    for file in (folder / "evaluation.json", folder / "evaluation.html", Path("runs/noise_vs_x-tiny/report.html")):
+        assert str(file) in said
+        assert file.exists()
+    assert "<h2>Evaluations</h2>" in Path("runs/noise_vs_x-tiny/report.html").read_text()
+    assert "fd_pixels" in said
+    assert "warning" in said
+    # The run can go on, or be reported, with an evaluation in its folder.
+    assert cli.main(["report", "noise_vs_x", "--scale", "tiny"]) == 0
+
+
 def test_a_checkpoint_of_its_own_is_evaluated_beside_it(root, tmp_path):
     file = shutil.copy(root / RUN / "last.ckpt", tmp_path / "mine.ckpt")
     assert cli.main(["evaluate", str(file), *AMOUNTS]) == 0

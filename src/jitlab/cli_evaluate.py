@@ -11,21 +11,32 @@ WEIGHTS = "file of the network's weights; JITLAB_INCEPTION_WEIGHTS, then the pub
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Measure a checkpoint by a protocol: search, final evaluation, certificate."""
+    from rich.markup import escape
+
     from jitlab import evaluate as subject
     from jitlab.callbacks.stop import StoppedError
     from jitlab.config.load import repository
     from jitlab.console import console
+    from jitlab.report.terminal import certificate_table, search_table
 
     given = vars(arguments)
     names = [field.name for field in dataclasses.fields(subject.Request) if field.name != "words"]
     request = subject.Request(words=arguments.overrides, **{name: given[name] for name in names})
     terminal = console()
     try:
-        folder, certificate = subject.evaluate(request, repository(), terminal)
+        evaluated = subject.evaluate(request, repository(), terminal)
     except StoppedError:
         terminal.print("stopped; the same command goes on from there")
         return EXIT_INTERRUPTED
-    print(folder, certificate)
+    searched = search_table(evaluated.certificate)
+    for table in [*([searched] if searched else []), certificate_table(evaluated.certificate)]:
+        terminal.print(table)
+    for warning in evaluated.certificate.warnings:
+        terminal.print(f"[yellow]warning[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+    pages = {"certificate": evaluated.file, "page": evaluated.page, "report": evaluated.report}
+    for name, file in pages.items():
+        if file:
+            terminal.print(f"{name:12}{file}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -42,6 +42,9 @@ from jitlab.report.certificate import (
     read_certificate,
     write_certificate,
 )
+from jitlab.report.evaluation_page import write_page
+from jitlab.report.folders import EXPERIMENT_FILE
+from jitlab.report.render import write_report
 from jitlab.sampling_config import sampling_config
 
 # Far from the seeds of the final evaluation, which count from 0: other images choose the winner than judge it.
@@ -123,8 +126,18 @@ class Plan:
         return self.request.devices or max(1, torch.cuda.device_count())
 
 
-def evaluate(request: Request, root: Path, console: Console) -> tuple[Path, Certificate]:
-    """Evaluate a checkpoint; return the folder of the evaluation, and its certificate.
+@dataclass(frozen=True)
+class Evaluated:
+    """A certificate and the pages that show it; `report` is that of the run's experiment, which may not be there."""
+
+    certificate: Certificate
+    file: Path
+    page: Path
+    report: Path | None
+
+
+def evaluate(request: Request, root: Path, console: Console) -> Evaluated:
+    """Evaluate a checkpoint, and show the certificate on a page, in the experiment's report and in MLflow.
 
     What was done before an interruption is not done again, and the certificate is the same to the bit.
 
@@ -143,8 +156,11 @@ def evaluate(request: Request, root: Path, console: Console) -> tuple[Path, Cert
             write_certificate(path, _carried_out(plan, folder, root, console, stop))
             folder.finish()
         certificate = read_certificate(path)
+        page = write_page(folder.path)
         mirror.show(certificate, path)
-    return folder.path, certificate
+    experiment = plan.subject.run.parent if plan.subject.run and folder.path == plan.subject.out else None
+    report = write_report(experiment) if experiment and (experiment / EXPERIMENT_FILE).exists() else None
+    return Evaluated(certificate, path, page, report)
 
 
 def _plan(request: Request, root: Path, console: Console) -> Plan:

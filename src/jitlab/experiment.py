@@ -23,7 +23,7 @@ from jitlab.config.load import Question
 from jitlab.config.schema import Config
 from jitlab.errors import UserError, nearest
 from jitlab.files import write_json, write_text
-from jitlab.report.folders import RUNS_FOLDER, experiment_name
+from jitlab.report.folders import EXPERIMENT_FILE, RUNS_FOLDER, experiment_name
 from jitlab.report.render import write_report
 from jitlab.report.terminal import closing_table
 from jitlab.run import CHECKPOINT_FILE, CONFIG_FILE, Mirror, RunKey, execute_run
@@ -342,7 +342,7 @@ def _write_facts(plan: Plan, link: str) -> None:
     # What was overridden makes other runs of it than those that the figures of the scale are of.
     overridden = any(not schema.settings()[key].metadata["neutral"] for key in load.from_words(plan.overrides))
     write_json(
-        plan.folder / "experiment.json",
+        plan.folder / EXPERIMENT_FILE,
         {
             "experiment": plan.question.name,
             "scale": plan.scale,

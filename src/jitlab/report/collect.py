@@ -9,6 +9,7 @@ from typing import Any
 from jitlab.errors import UserError
 from jitlab.report.certificate import CERTIFICATE_FILE, EVALUATION_FOLDER, Certificate, read_certificate
 from jitlab.report.closing import ClosingRow, closing_rows
+from jitlab.report.folders import EXPERIMENT_FILE
 from jitlab.report.records import Curve, Experiment, Grid, Published, Run
 
 __all__ = ["ClosingRow", "closing_rows", "collect", "read_curves", "read_run"]
@@ -24,7 +25,7 @@ def collect(folder: Path) -> Experiment:
 
     Raises UserError where there is no experiment.json or a file is damaged.
     """
-    path = folder / "experiment.json"
+    path = folder / EXPERIMENT_FILE
     if not path.is_file():
         raise UserError(f"{path}: not found; `jitlab run EXPERIMENT` makes such a folder")
     facts = _read_object(path, required=("experiment", "scale", "name", "question", "arms"))
