@@ -36,7 +36,7 @@ def test_the_page_tells_the_figure_and_all_that_it_rests_on(tmp_path):
     Image.new("RGB", (64, 32)).save(tmp_path / GRID)
     page = page_of(tmp_path, certificate)
     for wanted in (
-        "Fréchet distance of pixels features 0.060 ± 0.010 1,000 images",
+        "Fréchet distance of pixels features 0.060 ± 0.010 1,000 images at each seed",
         "mean ± sample standard deviation over 3 seeds",
         "weights ema0.9 guidance scale 2 unguided 5.000 same weights, on the search’s 500 images guided there: 4.000",
         "seams Squared differences of pixels",

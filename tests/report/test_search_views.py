@@ -84,8 +84,8 @@ def test_a_fine_map_has_few_labels_and_colours_that_end_at_four_times_the_least(
     assert len(backgrounds) > 10
 
 
-def test_figures_of_a_tenth_of_each_other_look_alike():
-    near = search_map(searched({("raw", 1.0): 5.0, ("raw", 2.0): 5.01}), "")
+def test_figures_close_to_each_other_look_alike():
+    near = search_map(searched({("raw", 1.0): 5.0, ("raw", 2.0): 5.1}), "")
     (pale, _), (other, _) = rows(near)[0][1]
     light = [luminance(re.findall("#[0-9a-f]{6}", attributes)[0]) for attributes in (pale, other)]
     assert 0 < light[0] - light[1] < 0.1

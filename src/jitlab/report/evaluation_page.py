@@ -58,7 +58,8 @@ def _headline(certificate: Certificate) -> str:
     """Return the figure that decides, what it is of, and what guidance is worth."""
     seeds = len(certificate.values.get(certificate.metric, ()))
     images = certificate.protocol.get("images")
-    amount = f"{images:,} images" if isinstance(images, int) else ""
+    each = " at each seed" if seeds > 1 else ""
+    amount = f"{images:,} images{each}" if isinstance(images, int) else ""
     over = f"mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed, so without a spread"
     facts = [
         _fact(title(certificate.metric), value_text(certificate, certificate.metric), amount, over),

@@ -11,7 +11,7 @@ from jitlab.report.searched import UNGUIDED, Found, found
 
 MOST_FIGURES = 10
 """Columns of a heat map up to which there is room for a figure in every cell."""
-LEAST_SPAN, MOST_SPAN = 1.1, 4.0
+LEAST_SPAN, MOST_SPAN = 1.5, 4.0
 """What the figures at the two ends of the colours are to one another; curves end at the larger one."""
 NEAR = 1.3
 """As `MOST_SPAN`, of a second panel: near the least figure differences are small against those to unguided images."""
