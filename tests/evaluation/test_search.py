@@ -27,6 +27,7 @@ def test_what_is_not_searched_is_the_default_and_the_unguided_scale_is_always_th
     [
         ("emma=all", "expected ema=all or cfg="),
         ("ema", "expected ema=all or cfg="),
+        ("sampler.steps=3", "sampler settings stand before --search"),
         ("ema=0.999", "ema=0.999: 0.999: no such weights; did you mean 'ema0.9999'"),
         ("cfg=1:2", "expected 1.0:4.0:0.1 or 1,1.5,2"),
         ("cfg=", "expected 1.0:4.0:0.1 or 1,1.5,2"),

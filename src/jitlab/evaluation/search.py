@@ -52,7 +52,8 @@ def read_search(words: Sequence[str], known: Sequence[str], default: Search) -> 
     for word in words:
         key, equals, value = word.partition("=")
         if key not in (WEIGHTS, SCALES) or not equals:
-            raise UserError(f"--search {word}: expected {WEIGHTS}=all or {SCALES}=1.0:4.0:0.1")
+            elsewhere = "; sampler settings stand before --search" if "." in key else ""
+            raise UserError(f"--search {word}: expected {WEIGHTS}=all or {SCALES}=1.0:4.0:0.1{elsewhere}")
         if key in given:
             raise UserError(f"--search {word}: {key} is there twice; leave one of them out")
         given[key] = value
