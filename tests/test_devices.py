@@ -90,6 +90,8 @@ def two(tmp_path_factory):
 
 
 def test_two_devices_give_what_one_gives(one, two):
+    columns = {"eval/fd_pixels", "eval/off_manifold", "eval/seams", "eval/class_structure_ema0.5"}
+    assert {(key, 20) for key in columns} <= metrics(runs(one[0]) / "x").keys()
     assert_close_runs(runs(two[0]) / "x", runs(one[0]) / "x")
 
 

@@ -17,10 +17,13 @@ from jitlab.datasets.building import build as build_shards
 from jitlab.datasets.index import Facts
 from jitlab.datasets.shards import Sample
 from jitlab.errors import UserError
-from jitlab.experiment import SUMMARY_METRICS
+from jitlab.experiment import summary_metrics
 from jitlab.randomness import numpy_generator
+from jitlab.reference_statistics import default_path
+from tests.inception import write_inception
 
 USER_ERROR = 2
+SUMMARY = ("eval/fd_pixels", "eval/off_manifold", "val/v_mse")
 SIDE, CLASSES = 32, 4
 COUNTS = {"train": 24, "held_out": 4}
 SHRUNKEN = [
@@ -28,6 +31,7 @@ SHRUNKEN = [
     *("model.patch_size=16", "model.hidden_size=32", "model.depth=5", "model.num_heads=2"),
     *("sampler.steps=2", "train.steps=2", "train.batch_size=8", "train.devices=1", "train.device_batch_size=4"),
     *("evaluation.images=8", "evaluation.reference_images=20", "evaluation.held_out_images=4"),
+    *("evaluation.features=pixels", "evaluation.reference="),
 ]
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")
 
@@ -57,15 +61,38 @@ def test_a_shrunken_scale_goes_from_shards_to_a_report(repository, capsys):
     folder = repository / "runs" / "noise_vs_x-imagenet256"
     facts = json.loads((folder / "experiment.json").read_text())
     assert facts["differs"]["eps"] == {"objective.prediction": "eps"}
-    assert facts["summary_metrics"] == list(SUMMARY_METRICS["imagenet"])
+    assert facts["summary_metrics"] == list(SUMMARY)
     config = load.from_yaml(folder / "eps" / "config.yaml")
     assert (config.model.bottleneck_dim, config.model.rope, config.model.in_context_tokens) == (0, False, 0)
     assert config.sampler.guidance_interval == (0.0, 1.0)
     for arm in ("x", "eps"):
         rows = [json.loads(line) for line in (folder / arm / "metrics.jsonl").read_text().splitlines()]
         logged = {key for row in rows for key in row["metrics"]}
-        assert {*SUMMARY_METRICS["imagenet"], "eval/fd_pixels_ema0.9996"} <= logged
+        assert {*SUMMARY, "eval/fd_pixels_ema0.9996"} <= logged
     assert "Table 2 (a)" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("scale", ["imagenet64", "imagenet256", "imagenet512", "imagenet1024"])
+def test_the_scales_are_measured_by_fid_against_the_file_that_evaluate_reference_writes(repository, scale):
+    config = load.resolve(repository, load.load_question(repository, "noise_vs_x"), scale, "x", [])
+    assert summary_metrics(config) == ("eval/fid", "eval/off_manifold", "val/v_mse")
+    written = default_path(Path(config.data.path), config.evaluation.features, config.data.image_size)
+    assert config.evaluation.reference == str(written)
+
+
+def test_where_the_file_or_the_weights_are_missing_it_is_told_before_training(
+    repository, monkeypatch, capsys, tmp_path
+):
+    write_shards(repository / "data" / "imagenet256")
+    own = ("evaluation.features=inception", "evaluation.reference=data/imagenet256/reference-inception-256.npz")
+    monkeypatch.setenv("JITLAB_INCEPTION_WEIGHTS", "nowhere.pth")
+    assert run(*own) == USER_ERROR
+    assert "nowhere.pth: no such file, but JITLAB_INCEPTION_WEIGHTS says" in capsys.readouterr().err
+    monkeypatch.setenv("JITLAB_INCEPTION_WEIGHTS", str(write_inception(tmp_path / "inception.pth")))
+    assert run(*own) == USER_ERROR
+    command = f"jitlab evaluate reference --data {repository / 'data' / 'imagenet256'} --features inception"
+    assert command in capsys.readouterr().err
+    assert not list((repository / "runs").glob("*/*/status.json"))
 
 
 @pytest.mark.parametrize("scale", ["imagenet64", "imagenet256", "imagenet512", "imagenet1024"])

@@ -230,7 +230,8 @@ def test_each_resolution_is_the_scale_of_its_size(arm, side):
     own, largest = bare(SIZES[side]), bare("imagenet1024")
     assert (config.model, config.objective, config.sampler) == (own.model, own.objective, own.sampler)
     assert config.data == dataclasses.replace(own.data, workers=largest.data.workers)
-    assert config.evaluation == largest.evaluation
+    assert config.evaluation == dataclasses.replace(largest.evaluation, reference=own.evaluation.reference)
+    assert own.evaluation.reference.startswith(f"{own.data.path}/")
     assert round(parameters(config) / 1e6) == row["params_m"]
 
 

@@ -15,6 +15,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers.logger import Logger
 from rich.console import Console
 
+from jitlab.build_measure import DataModule, build_measure, process_device
 from jitlab.callbacks.checkpointing import Checkpointing
 from jitlab.callbacks.damage_count import DamageCount
 from jitlab.callbacks.drawing import POINTS_INCHES, STRIP_INCHES, Draw, draw_images, draw_points
@@ -41,9 +42,6 @@ from jitlab.datasets.store import open_store
 from jitlab.diffusion.objective import Objective
 from jitlab.diffusion.path import Clip
 from jitlab.errors import UserError
-from jitlab.metrics.images import ImageMeasure
-from jitlab.metrics.measure import Measure
-from jitlab.metrics.points import PointMeasure
 from jitlab.models.cost import Cost, cost
 from jitlab.models.jit import JiT
 from jitlab.models.mlp import MLP
@@ -53,7 +51,6 @@ from jitlab.training.module import JiTModule, SamplerSettings
 from jitlab.training.optim import OptimizerSettings
 from jitlab.training.signal import Signal, image_signal, point_signal
 
-DataModule = ShardDataModule | SpiralDataModule
 # Where Lightning keeps the position in a run's images.
 DATA_POSITION_KEY = ShardDataModule.__qualname__
 CHANNELS = 3
@@ -175,14 +172,6 @@ def build_signal(config: Config) -> Signal:
     return image_signal(CHANNELS, config.data.image_size)
 
 
-def build_measure(config: Config, datamodule: DataModule) -> Measure:
-    """Return what is measured of generated samples."""
-    if isinstance(datamodule, SpiralDataModule):
-        return PointMeasure(datamodule.true_points(config.evaluation.images), datamodule.projection)
-    reference_images = partial(datamodule.reference_images, config.evaluation.batch_size)
-    return ImageMeasure(reference_images, config.model.patch_size, config.data.num_classes)
-
-
 def build_draw(datamodule: DataModule, inches: float) -> Draw:
     """Return what draws generated samples; points in a picture of so many inches, images as they are."""
     if isinstance(datamodule, SpiralDataModule):
@@ -241,9 +230,10 @@ def build_module(config: Config) -> JiTModule:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run needs besides its configuration: where it writes, and whom it tells."""
+    """What a run needs besides its configuration: where it reads and writes, and whom it tells."""
 
     name: str
+    root: Path
     checkpoint: Path
     loggers: list[Logger]
     console: Console
@@ -252,7 +242,10 @@ class RunContext:
 
 
 def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, context: RunContext) -> Trainer:
-    """Return a Trainer with all callbacks; each of them sees what those before it did in the same step."""
+    """Return a Trainer with all callbacks; each of them sees what those before it did in the same step.
+
+    Raises UserError where there is not what samples are to be measured with.
+    """
     every, batch_size = config.train.log_every_steps, config.train.batch_size
     ema = Ema(module, config.train.ema_decays)
     throughput = Throughput(every, batch_size)
@@ -265,6 +258,9 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
     def epoch_at(step: int) -> int:
         return datamodule.position_at(step).epoch
 
+    measure, doubts = build_measure(config, context.root, datamodule, process_device(), report)
+    for doubt in doubts:
+        progress.warn(doubt)
     evaluation = Evaluation(
         ema,
         EvaluationSettings(
@@ -274,7 +270,7 @@ def build_trainer(config: Config, module: JiTModule, datamodule: DataModule, con
             batch_size=config.evaluation.batch_size,
             num_classes=num_classes(config),
         ),
-        measure=build_measure(config, datamodule),
+        measure=measure,
         held_out=datamodule.held_out(config.evaluation.held_out_images),
         pause=throughput.paused,
         progress=report,

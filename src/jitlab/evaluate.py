@@ -32,7 +32,7 @@ from jitlab.evaluation.search import Cell, Search, read_search, read_weights
 from jitlab.evaluation.stages import Stages
 from jitlab.evaluation.subject import FileState, Subject, find_subject
 from jitlab.evaluation.truth import RealImages, at
-from jitlab.metrics.features import PIXELS, Extractor, build_extractor
+from jitlab.metrics.features import Extractor, build_extractor
 from jitlab.metrics.reference import Reference
 from jitlab.report.certificate import (
     CERTIFICATE_FILE,
@@ -171,8 +171,8 @@ def _plan(request: Request, root: Path, console: Console) -> Plan:
     config = at(sampling_config(checkpoint, request.words), request.data)
     _check(request, subject, config)
     search, own = _search(request, checkpoint, config)
-    real = RealImages(config, root, subject, request.reference)
-    features = request.features or PIXELS
+    features = request.features or config.evaluation.features
+    real = RealImages(config, root, subject, _named_reference(request, config, features, root))
     extractor = build_extractor(features, _device(), request.weights)
     reference = real.reference(extractor, _device(), console)
     amounts = Amounts(request.images, request.final, tuple(range(request.seeds)), SEARCH_SEED)
@@ -276,6 +276,12 @@ def _search(request: Request, checkpoint: Checkpoint, config: Config) -> tuple[S
     if request.ema is not None:
         raise UserError(f"--ema {request.ema}: a search chooses the average; use --search ema={request.ema}")
     return read_search(request.search, known, Search([own.weights], [own.scale])), own
+
+
+def _named_reference(request: Request, config: Config, features: str, root: Path) -> Path | None:
+    # The run's own is of the run's own features.
+    own = config.evaluation.reference if features == config.evaluation.features else ""
+    return request.reference or (root / own if own else None)
 
 
 def _write_grid(samples: Path) -> None:

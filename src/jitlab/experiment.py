@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jitlab import build
+from jitlab.build_measure import DataModule, check_measure
 from jitlab.callbacks.mlflow_run import FOLDER_TAG, MlflowRun, Tracking, chart_link
 from jitlab.callbacks.run_log import METRICS_FILE, RunFolder
 from jitlab.callbacks.stop import StoppedError, StopRequest
@@ -21,8 +22,10 @@ from jitlab.checkpoint_start import check_start, start_of, write_start
 from jitlab.config import axes, load, schema
 from jitlab.config.load import Question
 from jitlab.config.schema import Config
+from jitlab.datasets import spiral
 from jitlab.errors import UserError, nearest
 from jitlab.files import write_json, write_text
+from jitlab.metrics.features import metric_name
 from jitlab.report.folders import EXPERIMENT_FILE, RUNS_FOLDER, experiment_name
 from jitlab.report.render import write_report
 from jitlab.report.terminal import closing_table
@@ -30,12 +33,7 @@ from jitlab.run import CHECKPOINT_FILE, CONFIG_FILE, Mirror, RunKey, execute_run
 from jitlab.run_record import COMPLETE, FAILED, KILLED, RunRecord, read_record
 
 LOCAL_SERVER = "http://127.0.0.1:5000"
-IMAGE_METRICS = ("eval/fd_pixels", "eval/off_manifold", "val/v_mse")
-SUMMARY_METRICS = {
-    "digits": IMAGE_METRICS,
-    "imagenet": IMAGE_METRICS,
-    "spiral": ("eval/spiral_distance", "eval/off_plane", "val/v_mse"),
-}
+POINT_METRICS = ("eval/spiral_distance", "eval/off_plane", "val/v_mse")
 # Distinct for the colour-blind too (Okabe and Ito); an arm keeps its colour in every run, chart and report.
 COLORS = (
     *("#0072b2", "#e69f00", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d31", "#555555"),
@@ -269,8 +267,7 @@ def _refuse_changes(plan: Plan, fresh: bool) -> None:
 def _check_machine(plan: Plan, fresh: bool) -> None:
     # What is complete may be looked at anywhere.
     for key, config in plan.configs.items():
-        record = None if fresh else read_record(plan.run_folder(key))
-        if record is None or record.status != COMPLETE:
+        if fresh or not _is_complete(plan, key):
             build.check_machine(config)
 
 
@@ -301,6 +298,11 @@ def _start_from(plan: Plan, start: Checkpoint, console: Console) -> None:
         console.print(said, highlight=False, soft_wrap=True)
 
 
+def _is_complete(plan: Plan, key: RunKey) -> bool:
+    record = read_record(plan.run_folder(key))
+    return record is not None and record.status == COMPLETE
+
+
 def _has_trained(folder: Path) -> bool:
     return (folder / CHECKPOINT_FILE).exists() or (folder / METRICS_FILE).exists()
 
@@ -323,18 +325,24 @@ def _prepare_data(plan: Plan, console: Console) -> None:
         if index:
             images = len(index.rows)
             console.print(f"built {images} images of {config.data.source} in {config.data.path}")
-    fingerprints: dict[Any, str] = {}
+    opened: dict[Any, DataModule] = {}
+    checked: set[Any] = set()
     for key, config in plan.configs.items():
         # Opened once for arms that ask the same of it: the index of a million images takes seconds to read.
         asked = config.data, config.train.batch_size, config.evaluation.reference_images
-        if asked not in fingerprints:
-            fingerprints[asked] = build.build_datamodule(config, plan.root, plan.run_folder(key)).fingerprint
+        if asked not in opened:
+            opened[asked] = build.build_datamodule(config, plan.root, plan.run_folder(key))
+        fingerprint = opened[asked].fingerprint
         for name, record in _records(plan).items():
-            if record.arm == key.arm and record.data_fingerprint not in (None, fingerprints[asked]):
+            if record.arm == key.arm and record.data_fingerprint not in (None, fingerprint):
                 raise UserError(
                     f"{build.data_place(config, plan.root)}: the data are not those of run {name}; "
                     "restore them, or --fresh starts over, or --name NAME keeps both"
                 )
+        measured = config.data, config.evaluation
+        if measured not in checked and not _is_complete(plan, key):
+            check_measure(config, plan.root, opened[asked])
+            checked.add(measured)
 
 
 def _write_facts(plan: Plan, link: str) -> None:
@@ -367,8 +375,14 @@ def _write_facts(plan: Plan, link: str) -> None:
 
 
 def _summary_metrics(plan: Plan) -> list[str]:
-    sources = dict.fromkeys(config.data.source for config in plan.configs.values())
-    return list(dict.fromkeys(metric for source in sources for metric in SUMMARY_METRICS[source]))
+    return list(dict.fromkeys(metric for config in plan.configs.values() for metric in summary_metrics(config)))
+
+
+def summary_metrics(config: Config) -> tuple[str, ...]:
+    """Return the metrics of a run that the closing table shows."""
+    if config.data.source == spiral.NAME:
+        return POINT_METRICS
+    return f"eval/{metric_name(config.evaluation.features)}", "eval/off_manifold", "val/v_mse"
 
 
 def _records(plan: Plan) -> dict[str, RunRecord]:

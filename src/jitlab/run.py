@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from jitlab import build
+from jitlab.build_measure import DataModule
 from jitlab.callbacks.mlflow_run import MlflowRun, Tracking
 from jitlab.callbacks.run_log import RunFolder
 from jitlab.callbacks.stop import StoppedError, StopRequest
@@ -135,13 +136,13 @@ def _train(
         mlflow.catch_up(log.rows(), log.pictures())
         loggers, keep = [mlflow, log], _keep_record(folder, module, datamodule)
     checkpoint = folder / CHECKPOINT_FILE
-    context = build.RunContext(folder.name, checkpoint, loggers, console, stop, keep)
+    context = build.RunContext(folder.name, root, checkpoint, loggers, console, stop, keep)
     trainer = build.build_trainer(config, module, datamodule, context)
     resumed = str(checkpoint) if checkpoint.exists() else None
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
 
 
-def _keep_record(folder: Path, module: LightningModule, datamodule: build.DataModule) -> Callable[[int], None]:
+def _keep_record(folder: Path, module: LightningModule, datamodule: DataModule) -> Callable[[int], None]:
     """Write into a run's record what is trained on what; return what writes into it the step of a checkpoint."""
     record = read_record(folder)
     assert record is not None

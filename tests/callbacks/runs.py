@@ -121,7 +121,9 @@ def train(
     initial = {name: tensor.clone() for name, tensor in module.network.state_dict().items()}
     checkpoint = folder / "last.ckpt"
     log = RunFolder(folder)
-    context = build.RunContext("x", checkpoint, [log, *loggers], Console(file=output, width=200), stop, saved.append)
+    context = build.RunContext(
+        "x", ROOT, checkpoint, [log, *loggers], Console(file=output, width=200), stop, saved.append
+    )
     trainer = build.build_trainer(config, module, datamodule, context)
     first = list(callbacks)  # before all others, so that a stop is seen in the same step
     if stop_after is not None:

@@ -15,7 +15,9 @@ from jitlab.callbacks.sample_grid import SampleGrid
 from jitlab.callbacks.stop import StoppedError, StopRequest
 from jitlab.diffusion.objective import Objective
 from jitlab.errors import RunError, UserError
-from tests.callbacks.runs import BatchKeys, equal, tiny_config, train
+from jitlab.metrics import features
+from tests.callbacks.runs import BatchKeys, Run, equal, tiny_config, train
+from tests.inception import write_inception
 
 ARMS = ("x", "v", "eps")
 
@@ -166,15 +168,67 @@ def test_evaluations_and_grids_do_not_change_training(shards, tmp_path, arms):
         train__checkpoint_every_steps=1,
     )
     watched = train(config, tmp_path)
-    assert equal(watched.weights, arms["x"][0].weights)
-    assert equal(watched.checkpoint["ema"]["0.5"], arms["x"][0].checkpoint["ema"]["0.5"])
+    assert_equal_training(watched, arms["x"][0])
     last = {key: value for (step, key), value in arms["x"][0].logged("eval/").items() if step == 5}
     assert last == {key: value for (step, key), value in watched.logged("eval/").items() if step == 5}
 
 
+def test_with_dropout_evaluations_do_not_change_training_either(shards, tmp_path):
+    dropout: dict[str, Any] = {"train__steps": 4, "model__dropout": 0.3, "model__depth": 4}
+    every: dict[str, Any] = {
+        "evaluation__every_steps": 1,
+        "evaluation__held_out_every_steps": 1,
+        "evaluation__grid_every_steps": 1,
+    }
+    unwatched = train(tiny_config(shards, **dropout), tmp_path / "unwatched")
+    watched = train(tiny_config(shards, **dropout, **every), tmp_path / "watched")
+    assert len(watched.logged("eval/fd_pixels_ema0.9")) == 4
+    assert len(unwatched.logged("eval/fd_pixels_ema0.9")) == 1
+    assert_equal_training(watched, unwatched)
+    plain = train(tiny_config(shards, train__steps=4, model__depth=4), tmp_path / "plain")
+    assert not equal(plain.weights, watched.weights)
+
+
+@pytest.mark.slow
+def test_inception_does_not_change_training_either(shards, tmp_path, monkeypatch):
+    # Its forward has the full size that this says, of which some tens of seconds would be black images.
+    monkeypatch.setattr(features, "FORWARD_BATCH", 5)
+    monkeypatch.setenv("JITLAB_INCEPTION_WEIGHTS", str(write_inception(tmp_path / "inception.pth")))
+    few: dict[str, Any] = {"train__steps": 2, "evaluation__images": 10, "evaluation__reference_images": 10}
+    plain = train(tiny_config(shards, **few), tmp_path / "plain")
+    watched = train(
+        tiny_config(shards, **few, evaluation__features="inception", evaluation__every_steps=1), tmp_path / "watched"
+    )
+    assert_equal_training(watched, plain)
+    found = watched.logged("eval/")
+    assert all(found[step, f"eval/fid{average}"] > 0 for step in (1, 2) for average in ("", "_ema0.9"))
+    assert "published" in watched.output
+    # Of the patches, which are the same whatever the features.
+    for name in ("off_manifold", "seams", "off_manifold_ema0.9"):
+        assert found[2, f"eval/{name}"] == plain.logged()[2, f"eval/{name}"]
+
+
+def assert_equal_training(ours: Run, theirs: Run) -> None:
+    first, second = ours.checkpoint, theirs.checkpoint
+    assert equal(first["state_dict"], second["state_dict"])
+    assert first["ema"].keys() == second["ema"].keys() == {"0.5", "0.9"}
+    assert all(equal(first["ema"][decay], second["ema"][decay]) for decay in first["ema"])
+    assert equal_states(first["optimizer_states"], second["optimizer_states"])
+
+
+def equal_states(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal_states(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal_states, first, second))
+    return bool(first == second)
+
+
 def test_evaluation_warns_while_more_than_a_tenth_of_the_initial_weights_is_in_an_average(shards, tmp_path):
     config = tiny_config(shards, train__steps=4, evaluation__every_steps=3, train__ema_decays=[0.5, 0.999])
-    warnings = [line for line in train(config, tmp_path).output.splitlines() if "warning" in line]
+    warnings = [line for line in train(config, tmp_path).output.splitlines() if "initial weights" in line]
     # 0.5³ is more than a tenth, 0.5⁴ is not.
     assert ["step 3" in line for line in warnings] == [True, True, False]
     assert ["decay 0.5 " in line for line in warnings] == [True, False, False]

@@ -248,6 +248,9 @@ def test_a_value_out_of_range_is_told_the_range(override, says):
         ("train.ema_decays=[0.9, 0.9]", "none twice"),
         ("evaluation.images=9", "data.num_classes = 10"),
         ("evaluation.reference_images=1", "2 or more"),
+        ("evaluation.features=pixel", "did you mean 'pixels'?"),
+        ("evaluation.features=fid", "expected one of pixels, inception, timm:NETWORK"),
+        ("evaluation.features='timm:'", "expected one of pixels, inception, timm:NETWORK"),
         ("train.devices=3", "train.batch_size = 64 evenly; use 2 or 4"),
         ("train.devices=65", "train.batch_size = 64 evenly; use 64"),
         ("train.device_batch_size=24", "does not divide the 64 images of a device"),
@@ -256,6 +259,18 @@ def test_a_value_out_of_range_is_told_the_range(override, says):
 def test_settings_that_do_not_fit_each_other_are_refused(override, says):
     with refused(f"{COMMAND_LINE}: {override.partition('=')[0]} = ", says):
         resolve_real(override)
+
+
+@pytest.mark.parametrize("features", ["pixels", "inception", "timm:vit_small_patch14_dinov2.lvd142m"])
+def test_features_are_pixels_inception_or_any_network_of_timm(features):
+    assert resolve_real(f"evaluation.features={features}").evaluation.features == features
+
+
+def test_a_reference_is_left_out_by_saying_nothing():
+    assert resolve_real("evaluation.reference=a.npz").evaluation.reference == "a.npz"
+    assert resolve_real("evaluation.reference=a.npz", "evaluation.reference=").evaluation.reference == ""
+    with refused(f"{COMMAND_LINE}: evaluation.features = (empty)", "expected a word"):
+        resolve_real("evaluation.features=")
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,15 @@ def test_a_choice_near_the_word_is_offered():
     assert schema.range_fault(field, "qqq") == "expected one of euler, heun"
 
 
-def test_the_spaces_are_those_of_the_path():
-    # config and diffusion may not import each other; this is what keeps them the same
+def test_names_are_those_of_what_they_name():
+    # config may not import what these name; this is what keeps them the same
     from jitlab.diffusion.path import PRECONDITIONERS, SPACES
     from jitlab.diffusion.samplers import SOLVERS
+    from jitlab.metrics.features import INCEPTION, PIXELS, TIMM
     from jitlab.models.layers import MLPS
 
     assert schema.SPACES == SPACES
+    assert ((PIXELS, INCEPTION), TIMM) == (schema.FEATURES, schema.TIMM)
     assert (*SPACES, *PRECONDITIONERS) == schema.PREDICTIONS
     assert set(SETTINGS["model.mlp"].metadata["choices"]) == set(MLPS)
     assert [name for name, solver in SOLVERS.items() if solver.stochastic] == [schema.STOCHASTIC]

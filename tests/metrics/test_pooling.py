@@ -8,7 +8,9 @@ from torch.multiprocessing.spawn import spawn
 
 from jitlab.metrics.accumulation import Total
 from jitlab.metrics.class_structure import ClassStructure
+from jitlab.metrics.features import Pixels
 from jitlab.metrics.frechet import RunningMoments
+from jitlab.metrics.images import ImageMeasure, ImageMeasurement
 from jitlab.metrics.inception_score import InceptionScore
 from jitlab.metrics.seams import squared_differences
 
@@ -23,6 +25,14 @@ def draw() -> tuple[torch.Tensor, torch.Tensor]:
     return vectors, torch.randint(256, (IMAGES, 3, 8, 8), generator=generator, dtype=torch.uint8)
 
 
+def start() -> ImageMeasurement:
+    """Begin a measurement of generated images against others, of which each class has a grey of its own."""
+    _, images = draw()
+    labels = torch.arange(IMAGES) % 3
+    real = images.roll(1, 3) // 2 + (40 * labels).to(torch.uint8)[:, None, None, None]
+    return ImageMeasure(lambda: [(real, labels)], 4, 3, Pixels()).start(torch.device("cpu"))
+
+
 def measured(first: int, end: int, batch: int) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """Return the values over all processes, and this one's states after them, where it has images first to end."""
     vectors, images = draw()
@@ -33,6 +43,9 @@ def measured(first: int, end: int, batch: int) -> tuple[dict[str, torch.Tensor],
         score.update(vectors[numbers], numbers.tolist())
         energy.update(squared_differences(images[numbers], 4))
         structure.update(vectors[numbers], numbers % 3)
+    measurement = start()
+    for numbers in torch.arange(first, end).split(batch) if end > first else ():
+        measurement.add(images[numbers], numbers % 3)
     pooled = moments.compute()
     values = {
         "mean": pooled.mean,
@@ -40,6 +53,7 @@ def measured(first: int, end: int, batch: int) -> tuple[dict[str, torch.Tensor],
         "score": torch.tensor(score.compute(), dtype=torch.float64),
         "energy": energy.compute(),
         "structure": torch.tensor(structure.compute(), dtype=torch.float64),
+        **{key: torch.tensor(value, dtype=torch.float64) for key, value in measurement.compute().items()},
     }
     return values, [value for metric in (moments, score, energy, structure) for value in metric.state().values()]
 
@@ -59,6 +73,7 @@ def work(rank: int, folder: Path) -> None:
 def test_two_processes_give_the_values_of_one(tmp_path):
     spawn(work, (tmp_path,), nprocs=2)
     alone, _ = measured(0, IMAGES, batch=11)
+    assert {"eval/fd_pixels", "eval/off_manifold", "eval/seams", "eval/class_structure"} <= alone.keys()
     for part in [f"{number}-{rank}" for number in range(len(CUTS)) for rank in range(2)]:
         values = torch.load(tmp_path / part)
         for name, value in alone.items():

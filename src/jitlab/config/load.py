@@ -255,6 +255,7 @@ def _checked(found: dict[str, Setting], default_origin: str) -> Config:
     for key, given in found.items():
         if key not in fields:
             raise UserError(f"{given.origin}: {key}: no such setting; {nearest(key, list(fields))}")
+        given = _with_empty_word(fields[key], given)
         if given.value is None:
             raise UserError(f"{given.origin}: {key} = (empty): expected {_expected(fields[key])}")
         if fault := _spelling_fault(fields[key], given.value):
@@ -274,6 +275,11 @@ def _checked(found: dict[str, Setting], default_origin: str) -> Config:
         origin = found[key].origin if key in found else default_origin
         raise UserError(f"{origin}: {key} = {plain(_at(config, key))}: {fault}")
     return config
+
+
+def _with_empty_word(field: dataclasses.Field[Any], given: Setting) -> Setting:
+    # KEY= on the command line, where nothing is a word that the setting knows.
+    return dataclasses.replace(given, value="") if given.value is None and field.default == "" else given
 
 
 def _check_value(found: dict[str, Setting], key: str, typed: DictConfig, default_origin: str) -> None:

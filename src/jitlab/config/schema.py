@@ -9,9 +9,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from jitlab.errors import nearest
+
 SPACES = ("x", "eps", "v")
 PREDICTIONS = (*SPACES, "edm", "linear")
 STOCHASTIC = "euler_maruyama"
+FEATURES, TIMM = ("pixels", "inception"), "timm:"
 # What decides which of the others have an effect.
 DECIDING = ("data.source", "model.architecture")
 # What has no effect where samples are points, or images, and what the MLP and a network without classes know of.
@@ -26,6 +29,8 @@ IMAGE_SETTINGS = (
     "data.cache",
     "data.cache_gb",
     "data.skip_damaged",
+    "evaluation.features",
+    "evaluation.reference",
     "evaluation.reference_images",
 )
 POINT_SETTINGS = ("data.ambient_dim",)
@@ -194,8 +199,22 @@ class Evaluation:
 
     every_steps: int = setting(MISSING, "steps between two evaluations", within="[1, inf)")
     images: int = setting(MISSING, "images that an evaluation generates", within="[2, inf)")
+    features: str = setting(
+        "pixels",
+        "what the Frechet distance is of: pixels, inception (the FID; its weights are the file that "
+        "JITLAB_INCEPTION_WEIGHTS names, else downloaded), or timm: and the name of one of timm's networks",
+    )
+    reference: str = setting(
+        "",
+        "file that jitlab evaluate reference wrote, relative to the repository or absolute, whose statistics generated "
+        "images are compared with; nothing for those of evaluation.reference_images training images, whose features "
+        "every process then computes itself at the first evaluation (published figures are against all of them)",
+    )
     reference_images: int = setting(
-        0, "training images that they are compared with, the first of the shards; 0 for all", within="[0, inf)"
+        0,
+        "training images, the first of the shards, whose patches generated ones are compared with, and without "
+        "evaluation.reference their features; 0 for all",
+        within="[0, inf)",
     )
     batch_size: int = setting(250, "images generated, or read to compare, at a time", within="[1, inf)", neutral=True)
     held_out_every_steps: int = setting(MISSING, "steps between two looks at the held-out batch", within="[1, inf)")
@@ -292,6 +311,7 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
     decays = config.train.ema_decays
     if not decays or len(set(decays)) != len(decays):
         yield "train.ema_decays", "expected at least one decay and none twice"
+    yield from _feature_conflicts(config.evaluation.features)
     if config.evaluation.reference_images == 1:
         yield "evaluation.reference_images", "one image has no covariance; use 2 or more, or 0 for all"
     if config.evaluation.images < config.data.num_classes:
@@ -299,6 +319,11 @@ def conflicts(config: Config) -> Iterator[tuple[str, str]]:
             "evaluation.images",
             f"is less than one image a class; use at least data.num_classes = {config.data.num_classes}",
         )
+
+
+def _feature_conflicts(name: str) -> Iterator[tuple[str, str]]:
+    if name not in FEATURES and (not name.startswith(TIMM) or name == TIMM):
+        yield "evaluation.features", f"no such features; {nearest(name, [*FEATURES, f'{TIMM}NETWORK'])}"
 
 
 def _model_conflicts(config: Config) -> Iterator[tuple[str, str]]:

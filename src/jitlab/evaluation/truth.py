@@ -54,7 +54,10 @@ class RealImages:
 
         Raises UserError where they are of other features, weights, sizes or data.
         """
-        path = self._reference or self._beside_the_shards(extractor, device, console)
+        beside = default_path(Path(self.place), extractor.name, self.config.data.image_size)
+        path = self._reference or beside
+        if path == beside and self._data and not path.exists():
+            self._write(path, extractor, device, console)
         reference = read_reference(path, extractor.dimensions)
         size, fingerprint = self.config.data.image_size, self.fingerprint
         if fingerprint is None and reference.provenance is not None:
@@ -77,18 +80,15 @@ class RealImages:
         """Return of how many images the patches are."""
         return self._data.reference_count if self._data else 0
 
-    def _beside_the_shards(self, extractor: Extractor, device: torch.device, console: Console) -> Path:
-        assert self._data is not None, "without a reference, the data were opened"
+    def _write(self, path: Path, extractor: Extractor, device: torch.device, console: Console) -> None:
+        assert self._data is not None
         if is_remote(self.place):
             raise UserError(
                 f"{self.place}: is on a server; write its statistics with jitlab evaluate reference --data "
                 f"{self.place} --features {extractor.name} --out FILE.npz, and name them by --reference"
             )
-        path = default_path(Path(self.place), extractor.name, self.config.data.image_size)
-        if not path.exists():
-            images = training_images(self._data.index, self._data.store, self.config.data.image_size)
-            write_reference_of(images, len(images), extractor, device, path, cores(), console)
-        return path
+        images = training_images(self._data.index, self._data.store, self.config.data.image_size)
+        write_reference_of(images, len(images), extractor, device, path, cores(), console)
 
 
 def reference_id(reference: Reference) -> str:

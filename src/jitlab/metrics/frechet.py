@@ -19,6 +19,10 @@ class Moments:
         self.mean = mean
         self.covariance = covariance
 
+    def to(self, device: torch.device) -> "Moments":
+        """Return the same on a device."""
+        return Moments(self.n, self.mean.to(device), self.covariance.to(device))
+
 
 class RunningMoments(Accumulation):
     """Accumulates mean and covariance in float64; pooled over batches, processes and restarts it equals one pass.

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from jitlab.metrics.accumulation import Total
 from jitlab.metrics.class_structure import ClassStructure
-from jitlab.metrics.features import Extractor, Pixels, metric_name
+from jitlab.metrics.features import Extractor, metric_name
 from jitlab.metrics.frechet import Moments, RunningMoments, frechet_distance
 from jitlab.metrics.patches import MEASURES, PatchFit, RealPatches
+from jitlab.metrics.reference import Reference
 
 
 @dataclass(frozen=True)
 class Real:
-    """Training images: the moments of their features, their patches, and how much of the features is their class."""
+    """Real images: the moments of their features, their patches, and how much of the features is their class."""
 
     moments: Moments
     patches: RealPatches
@@ -24,18 +25,30 @@ class Real:
 
 
 def fit_real(
-    batches: Iterable[tuple[Tensor, Tensor]], extractor: Extractor, patch_size: int, classes: int, device: torch.device
+    batches: Iterable[tuple[Tensor, Tensor]],
+    extractor: Extractor,
+    patch_size: int,
+    classes: int,
+    device: torch.device,
+    reference: Reference | None = None,
 ) -> Real:
-    """Return what batches of images (B, C, H, W) uint8 and labels (B,) have; every process sees all of them."""
+    """Return what batches of images (B, C, H, W) uint8 and labels (B,) have; every process sees all of them.
+
+    With a `reference` only the patches are theirs, and no features are computed.
+    """
     moments = RunningMoments(extractor.dimensions, sync_on_compute=False).to(device)
     structure = ClassStructure(extractor.dimensions, classes, sync_on_compute=False).to(device)
     fit = PatchFit(patch_size, device)
     for images, labels in batches:
-        vectors = extractor(images.to(device)).vectors
-        moments.update(vectors)
-        structure.update(vectors, labels)
+        if reference is None:
+            vectors = extractor(images.to(device)).vectors
+            moments.update(vectors)
+            structure.update(vectors, labels)
         fit.add(images.to(device))
-    return Real(moments.compute(), fit.compute(), structure.compute())
+    if reference is None:
+        return Real(moments.compute(), fit.compute(), structure.compute())
+    share = math.nan if reference.class_share is None else reference.class_share
+    return Real(reference.moments.to(device), fit.compute(), share)
 
 
 def class_structure(generated: float, real: float) -> dict[str, float]:
@@ -51,19 +64,34 @@ class ImageMeasure:
     key = "eval/off_manifold"
 
     def __init__(
-        self, reference_images: Callable[[], Iterable[tuple[Tensor, Tensor]]], patch_size: int, classes: int
+        self,
+        reference_images: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+        patch_size: int,
+        classes: int,
+        extractor: Extractor,
+        reference: Reference | None = None,
     ) -> None:
-        """Prepare; `reference_images` yields the training images, (B, C, H, W) uint8, and their labels (B,)."""
+        """Prepare a measure.
+
+        Args:
+            reference_images: yields the training images, (B, C, H, W) uint8, and their labels (B,).
+            patch_size: pixels.
+            classes: of the labels.
+            extractor: of the features, built for the device that images will lie on.
+            reference: what features are compared with; None for those of the training images.
+        """
         self.reference_images = reference_images
         self.patch_size = patch_size
         self.classes = classes
-        self.extractor = Pixels()
+        self.extractor = extractor
+        self.reference = reference
         self._real: Real | None = None
 
     def start(self, device: torch.device) -> "ImageMeasurement":
         """Begin a measurement of images (B, C, H, W) uint8 on `device`."""
         if self._real is None:
-            self._real = fit_real(self.reference_images(), self.extractor, self.patch_size, self.classes, device)
+            batches = self.reference_images()
+            self._real = fit_real(batches, self.extractor, self.patch_size, self.classes, device, self.reference)
         return ImageMeasurement(self.extractor, self._real, self.classes, device)
 
 

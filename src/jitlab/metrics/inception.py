@@ -82,7 +82,8 @@ def _download_path() -> Path:
 
 
 def _remedy() -> str:
-    return f"fetch {URL_INCEPTION_V3} and name the file by --weights FILE or {WEIGHTS_VARIABLE}=FILE"
+    named = f"by {WEIGHTS_VARIABLE}=FILE, or to jitlab evaluate by --weights FILE"
+    return f"fetch {URL_INCEPTION_V3} and name the file {named}"
 
 
 def _load(path: Path) -> FeatureExtractorInceptionV3:
