@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +145,14 @@ def test_runs_of_other_settings_stand_side_by_side_unranked(experiment, tmp_path
     assert "\ny  healthy" in out
 
 
+def test_a_setting_that_came_later_is_what_older_runs_did(experiment, capsys):
+    later = CONFIG.replace("images: 1000", "images: 1000, features: pixels").replace(
+        "steps: 25", "steps: 25, times: []"
+    )
+    (experiment / "v" / "config.yaml").write_text(later)
+    assert "x has the lowest fd_pixels" in told(capsys, experiment)
+
+
 def test_arms_of_the_same_name_are_told_apart_by_their_experiment(experiment, tmp_path, capsys):
     other = write_experiment(tmp_path / "other-digits")
     arm(other, "x", HEALTHY | {"eval/fd_pixels": 0.05})
@@ -166,7 +176,7 @@ def test_certificates_are_laid_side_by_side(certified, capsys):
         ["1", "x", "ema0.9", "2", "3 x 1,000", "8.000 (ema0.5)", "5.100 ± 0.141"],
         ["2", "v", "ema0.9", "2", "3 x 1,000", "8.000 (ema0.5)", "6.050 ± 0.071"],
     ]
-    assert f"protocol {CERTIFICATE.protocol_hash[:12]}: images 5000, seeds [0, 1], solver heun, steps 25" in out
+    assert f"protocol {CERTIFICATE.protocol_hash[:8]}: images = 5000; seeds = 0, 1; solver = heun; steps = 25" in out
     assert "x has the lowest fid, 5.100 ± 0.141: 0.950 below v" in out
     assert "precision" in out
     assert "\nx  healthy" in out
@@ -190,7 +200,7 @@ def test_certificates_of_other_protocols_are_not_ranked(certified, capsys):
     path = certified / "v" / "evaluation" / "evaluation.json"
     write_certificate(path, replace(WORSE, protocol={**WORSE.protocol, "steps": 50, "images": 1000}))
     err = refused(capsys, certified)
-    assert "steps = 50 and 25, images = 1000 and 5000" in err
+    assert "steps = 50 and 25; images = 1000 and 5000" in err
     assert "evaluate one of them again, with --fresh and the other's sampler.steps, --final" in err
     write_certificate(path, replace(WORSE, protocol={**WORSE.protocol, "image_size": 64}))
     err = refused(capsys, certified)
@@ -244,6 +254,20 @@ def test_damaged_files_are_refused_by_name(certified, capsys):
 def test_settings_that_cannot_be_read_are_refused(experiment, capsys, config):
     (experiment / "x" / "config.yaml").write_text(config)
     assert f"{experiment / 'x' / 'config.yaml'}: damaged" in refused(capsys, experiment)
+
+
+def test_names_are_shown_as_they_are(certified, capsys):
+    write_certificate(certified / "v" / "evaluation" / "evaluation.json", replace(WORSE, name="[red]v[/red]"))
+    assert "[red]v[/red]" in [row[1] for row in rows(told(capsys, certified))]
+
+
+def test_comparing_is_quick_as_it_imports_nothing_heavy(experiment):
+    code = (
+        "import sys, jitlab.cli; jitlab.cli.main(['compare', sys.argv[1]]); print({'torch', 'numpy'} & {*sys.modules})"
+    )
+    words = [sys.executable, "-c", code, str(experiment)]
+    output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "set()"
 
 
 def test_nothing_to_compare_is_a_mistake(capsys):

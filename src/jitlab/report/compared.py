@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from jitlab.config import schema
+from jitlab.config.load import plain
 from jitlab.errors import UserError
 from jitlab.report.certificate import CERTIFICATE_FILE, EVALUATION_FOLDER, Certificate, read_certificate
 from jitlab.report.closing import problem
@@ -23,7 +25,7 @@ DECIDING = ("fid", "fd_", "spiral_distance")
 SETTINGS = (
     ("data", ("source", "image_size", "num_classes")),
     ("sampler", ("solver", "steps", "shift", "times", "churn", "guidance_interval", "clip_one_minus_t", "clip_t")),
-    ("evaluation", ("images", "reference_images")),
+    ("evaluation", ("images", "features", "reference", "reference_images")),
 )
 
 
@@ -153,10 +155,15 @@ def _unfinished(run: Run, alone: bool) -> str:
 
 
 def _settings(path: Path, config: str) -> dict[str, Any]:
-    # As the file has them: a run of an older version may lack some, and is compared by those that it has.
+    # A run of an older version lacks settings that came later, whose defaults are what it did.
+    defaults = {key: field.default for key, field in schema.settings().items()}
     try:
         content = yaml.safe_load(config) or {}
-        return {f"{part}.{key}": content.get(part, {}).get(key) for part, keys in SETTINGS for key in keys}
+        return {
+            f"{part}.{key}": content.get(part, {}).get(key, plain(defaults[f"{part}.{key}"]))
+            for part, keys in SETTINGS
+            for key in keys
+        }
     except (yaml.YAMLError, AttributeError) as error:
         raise UserError(f"{path}: damaged: no settings by their names; --fresh starts the run over") from error
 

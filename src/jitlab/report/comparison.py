@@ -5,15 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from jitlab.errors import UserError
 from jitlab.report.certificate import Certificate
 from jitlab.report.closing import NOTHING, figure_text, spread_text
 from jitlab.report.compared import Compared, read_compared
+from jitlab.report.protocols import HASH_DIGITS, differing, fact_text
 from jitlab.report.ranking import conclusions, ranking, twins
+from jitlab.report.searched import UNGUIDED
 from jitlab.report.verdict import verdict
 
-UNGUIDED = 1.0
 # As many as fit beside each other with their spreads.
 METRICS_A_TABLE = 4
 SHOWN = 60
@@ -44,14 +46,14 @@ def comparison(paths: Sequence[Path]) -> tuple[list[Table], list[str]]:
     """
     compared = read_compared(paths)
     measured = [one for one in compared if one.metric]
-    differing = _different(measured)
-    if differing and compared[0].certificate:
-        raise UserError(_refusal(*differing))
+    different = _different(measured)
+    if different and compared[0].certificate:
+        raise UserError(_refusal(*different))
     values = {one.name: one.values[one.metric] for one in measured}
-    ranks = {} if differing else {ranked.name: ranked.rank for ranked in ranking(values)}
+    ranks = {} if different else {ranked.name: ranked.rank for ranked in ranking(values)}
     order = sorted(compared, key=lambda one: ranks.get(one.name, len(compared) + 1))
     lines = [_protocol_line(compared)]
-    lines += [f"not ranked: {_differences(*differing)}"] if differing else conclusions(values, _metric(measured))
+    lines += [f"not ranked: {_differences(*different)}"] if different else conclusions(values, _metric(measured))
     lines += [f"warning: {line}" for line in _warnings(order, values)]
     lines += ["", *_verdicts(order)]
     return list(_tables(order, ranks)), lines
@@ -66,7 +68,7 @@ def _tables(order: Sequence[Compared], ranks: Mapping[str, int]) -> Iterator[Tab
         first.add_column(key, justify="right")
     for one in order:
         facts = _facts(one.certificate) if one.certificate else [str(max(map(len, one.values.values()), default=0))]
-        first.add_row(str(ranks.get(one.name, NOTHING)), one.name, *facts, *(_cell(one, key) for key in deciding))
+        first.add_row(str(ranks.get(one.name, NOTHING)), Text(one.name), *facts, *(_cell(one, key) for key in deciding))
     yield first
     others = list(dict.fromkeys(key for one in order for key in one.values if key not in deciding))
     for start in range(0, len(others), METRICS_A_TABLE):
@@ -75,14 +77,14 @@ def _tables(order: Sequence[Compared], ranks: Mapping[str, int]) -> Iterator[Tab
         for key in keys:
             table.add_column(key, justify="right")
         for one in order:
-            table.add_row(one.name, *(_cell(one, key) for key in keys))
+            table.add_row(Text(one.name), *(_cell(one, key) for key in keys))
         yield table
 
 
-def _facts(certificate: Certificate) -> list[str]:
+def _facts(certificate: Certificate) -> list[Text | str]:
     search = certificate.search
     searched = f"{len(search.cells)} x {search.images:,}" if search else NOTHING
-    return [certificate.weights, f"{certificate.guidance_scale:g}", searched, _unguided(certificate)]
+    return [Text(certificate.weights), f"{certificate.guidance_scale:g}", searched, _unguided(certificate)]
 
 
 def _unguided(certificate: Certificate) -> str:
@@ -104,8 +106,8 @@ def _protocol_line(compared: Sequence[Compared]) -> str:
     if not certificate:
         return "as logged in training, the last evaluation of each run; jitlab evaluate makes certificates"
     protocol = certificate.protocol
-    named = [f"{key} {_shown(protocol[key])}" for key in TOLD if key in protocol]
-    return f"protocol {certificate.protocol_hash[:12]}: {', '.join(named)}"
+    named = [f"{key} = {_shown(protocol[key])}" for key in TOLD if key in protocol]
+    return f"protocol {certificate.protocol_hash[:HASH_DIGITS]}: {'; '.join(named)}"
 
 
 def _metric(measured: Sequence[Compared]) -> str:
@@ -131,30 +133,27 @@ def _verdicts(order: Sequence[Compared]) -> Iterator[str]:
 
 def _different(compared: Sequence[Compared]) -> tuple[Compared, Compared] | None:
     """Return the first that is of another protocol than the one before it, with that one."""
-    return next(((one, other) for one, other in itertools.pairwise(compared) if one.protocol != other.protocol), None)
-
-
-def _fields(one: Compared, other: Compared) -> list[str]:
-    keys = dict.fromkeys([*one.protocol, *other.protocol])
-    return [key for key in keys if one.protocol.get(key) != other.protocol.get(key)]
+    pairs = itertools.pairwise(compared)
+    return next(((one, other) for one, other in pairs if differing([one.protocol, other.protocol])), None)
 
 
 def _differences(one: Compared, other: Compared) -> str:
     told = (
-        f"{key} = {_shown(one.protocol.get(key))} and {_shown(other.protocol.get(key))}" for key in _fields(one, other)
+        f"{key} = {_shown(one.protocol.get(key))} and {_shown(other.protocol.get(key))}"
+        for key in differing([one.protocol, other.protocol])
     )
-    return f"{one.name} and {other.name} have {', '.join(told)}"
+    return f"{one.name} and {other.name} have {'; '.join(told)}"
 
 
 def _refusal(one: Compared, other: Compared) -> str:
-    fields = _fields(one, other)
-    options = [OPTIONS[key] for key in fields if key in OPTIONS]
-    given = [key for key in fields if key not in OPTIONS]
+    keys = differing([one.protocol, other.protocol])
+    options = [OPTIONS[key] for key in keys if key in OPTIONS]
+    given = [key for key in keys if key not in OPTIONS]
     fix = [f"evaluate one of them again, with --fresh and the other's {', '.join(options)}"] if options else []
     fix += [f"what is of different {', '.join(given)} cannot be ranked"] if given else []
     return f"different protocols: {_differences(one, other)} ({one.path}, {other.path}); {'; '.join(fix)}"
 
 
 def _shown(value: object) -> str:
-    text = "nothing" if value is None else str(value)
+    text = fact_text(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
