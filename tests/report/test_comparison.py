@@ -257,8 +257,11 @@ def test_settings_that_cannot_be_read_are_refused(experiment, capsys, config):
 
 
 def test_names_are_shown_as_they_are(certified, capsys):
-    write_certificate(certified / "v" / "evaluation" / "evaluation.json", replace(WORSE, name="[red]v[/red]"))
-    assert "[red]v[/red]" in [row[1] for row in rows(told(capsys, certified))]
+    odd = replace(WORSE, name="[red]v[/red]", values={**WORSE.values, "[b]kid": (), "seams": ()})
+    write_certificate(certified / "v" / "evaluation" / "evaluation.json", odd)
+    out = told(capsys, certified)
+    assert "[red]v[/red]" in [row[1] for row in rows(out)]
+    assert "[b]kid" in out
 
 
 def test_comparing_is_quick_as_it_imports_nothing_heavy(experiment):

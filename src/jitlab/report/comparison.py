@@ -65,7 +65,7 @@ def _tables(order: Sequence[Compared], ranks: Mapping[str, int]) -> Iterator[Tab
         first.add_column(head, justify="left" if head in ("name", "weights") else "right")
     deciding = list(dict.fromkeys(one.metric for one in order if one.metric))
     for key in deciding:
-        first.add_column(key, justify="right")
+        first.add_column(Text(key), justify="right")
     for one in order:
         facts = _facts(one.certificate) if one.certificate else [str(max(map(len, one.values.values()), default=0))]
         first.add_row(str(ranks.get(one.name, NOTHING)), Text(one.name), *facts, *(_cell(one, key) for key in deciding))
@@ -75,7 +75,7 @@ def _tables(order: Sequence[Compared], ranks: Mapping[str, int]) -> Iterator[Tab
         keys = others[start : start + METRICS_A_TABLE]
         table = Table("name")
         for key in keys:
-            table.add_column(key, justify="right")
+            table.add_column(Text(key), justify="right")
         for one in order:
             table.add_row(Text(one.name), *(_cell(one, key) for key in keys))
         yield table
@@ -84,7 +84,7 @@ def _tables(order: Sequence[Compared], ranks: Mapping[str, int]) -> Iterator[Tab
 def _facts(certificate: Certificate) -> list[Text | str]:
     search = certificate.search
     searched = f"{len(search.cells)} x {search.images:,}" if search else NOTHING
-    return [Text(certificate.weights), f"{certificate.guidance_scale:g}", searched, _unguided(certificate)]
+    return [Text(certificate.weights), f"{certificate.guidance_scale:g}", searched, Text(_unguided(certificate))]
 
 
 def _unguided(certificate: Certificate) -> str:
@@ -98,7 +98,7 @@ def _unguided(certificate: Certificate) -> str:
 
 
 def _cell(one: Compared, key: str) -> str:
-    return spread_text(one.values[key]) if key in one.values else NOTHING
+    return spread_text(one.values[key]) if one.values.get(key) else NOTHING
 
 
 def _protocol_line(compared: Sequence[Compared]) -> str:
