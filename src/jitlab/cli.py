@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jitlab import cli_evaluate
-from jitlab.cli_arguments import EXIT_INTERRUPTED, at_least_one, label, two_numbers, whole_numbers
+from jitlab.cli_arguments import EXIT_INTERRUPTED, at_least_one, label, path, two_numbers, whole_numbers
 from jitlab.cli_data import add_data
 from jitlab.errors import RunError, UserError
 
@@ -85,6 +85,20 @@ def report(arguments: argparse.Namespace) -> int:
     terminal = console()
     terminal.print(closing_table(folder))
     terminal.print(str(path.relative_to(root)), soft_wrap=True)
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Lay runs or certificates side by side, in order, with a verdict on each."""
+    from jitlab.console import console
+    from jitlab.report.comparison import comparison
+
+    tables, lines = comparison(arguments.paths)
+    terminal = console()
+    for table in tables:
+        terminal.print(table)
+    for line in lines:
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -189,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_run(verbs.add_parser("run", help=run.__doc__, description=run.__doc__))
     _add_report(verbs.add_parser("report", help=report.__doc__, description=report.__doc__))
+    _add_compare(verbs.add_parser("compare", help=compare.__doc__, description=compare.__doc__))
     _add_ui(verbs.add_parser("ui", help=ui.__doc__, description=ui.__doc__))
     add_data(
         verbs.add_parser("data", help="Build, index, check and look at shards.", description="Build and verify shards.")
@@ -224,6 +239,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", help="the question's own where not given")
     parser.add_argument("--name", type=label, help="the name that the runs were given")
     parser.set_defaults(verb=report)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    each = "an experiment's folder, such as runs/noise_vs_x-digits, a run's, or a certificate: evaluation.json"
+    parser.add_argument("paths", nargs="+", type=path, metavar="PATH", help=each)
+    parser.set_defaults(verb=compare)
 
 
 def _add_ui(parser: argparse.ArgumentParser) -> None:

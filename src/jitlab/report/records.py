@@ -56,6 +56,11 @@ class Run:
         """Return the last logged value of every metric."""
         return {key: curve.values[-1] for key, curve in self.curves.items()}
 
+    def evaluated(self) -> dict[str, float]:
+        """Return the last figures of samples of the first average of the weights, by names without `eval/`."""
+        last = self.final()
+        return {key.removeprefix("eval/"): last[key] for key in last if key.startswith("eval/") and "_ema" not in key}
+
     def last_grids(self) -> tuple[Grid, ...]:
         """Return the latest grid of each kind of weights: averages first, raw weights last."""
         latest = {grid.weights: grid for grid in sorted(self.grids, key=lambda grid: grid.step)}

@@ -16,6 +16,7 @@ from jitlab.report.closing import (
 )
 from jitlab.report.glossary import meaning
 from jitlab.report.records import Experiment, Run
+from jitlab.report.verdict import arm_verdicts
 
 
 def header(experiment: Experiment) -> str:
@@ -62,7 +63,7 @@ def results(experiment: Experiment) -> str:
     body = "".join(_table_row(experiment, row) for row in rows)
     return (
         f'<section><h2>Result</h2><div class="wide"><table><thead><tr>{"".join(heads)}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>{_notes(experiment)}</section>"
+        f"<tbody>{body}</tbody></table></div>{_verdicts(experiment)}{_notes(experiment)}</section>"
     )
 
 
@@ -140,6 +141,14 @@ def _table_row(experiment: Experiment, row: ClosingRow) -> str:
 def _number(text: str) -> str:
     figure, parenthesis, step = text.partition(" (")
     return escape(figure) + (f"<small>({escape(step)}</small>" if parenthesis else "")
+
+
+def _verdicts(experiment: Experiment) -> str:
+    lines = "".join(
+        f"<li>{dot(experiment, arm)}<b>{escape(arm)}</b>: {escape(found.line)}</li>"
+        for arm, found in arm_verdicts(experiment).items()
+    )
+    return f'<ul class="notes">{lines}</ul>' if lines else ""
 
 
 def _notes(experiment: Experiment) -> str:

@@ -3,21 +3,35 @@
 import math
 from pathlib import Path
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from jitlab.report.certificate import Certificate
 from jitlab.report.closing import NOTHING, closing_rows, figure_text
 from jitlab.report.collect import collect
+from jitlab.report.records import Experiment
 from jitlab.report.searched import UNGUIDED, Found, found, metrics, value_text
+from jitlab.report.verdict import arm_verdicts
 
 MOST_COLUMNS = 9
 BEST_CELLS = 5
 
 
-def closing_table(folder: Path) -> Table:
-    """Return the table of an experiment's folder, one row an arm."""
+def closing_table(folder: Path) -> Group:
+    """Return the table of an experiment's folder, one row an arm, and the verdicts."""
     experiment = collect(folder)
+    return Group(_results(experiment), _verdicts(experiment))
+
+
+def _verdicts(experiment: Experiment) -> Table:
+    lines = Table.grid("", "", padding=(0, 2))
+    for arm, verdict in arm_verdicts(experiment).items():
+        lines.add_row(Text(arm), Text(verdict.line))
+    return lines
+
+
+def _results(experiment: Experiment) -> Table:
     rows = closing_rows(experiment)
     table = Table(title=experiment.name, title_justify="left", title_style="bold")
     table.add_column("arm", style="bold")
