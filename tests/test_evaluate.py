@@ -203,6 +203,16 @@ def test_features_are_computed_in_float32_whatever_the_networks_precision(root, 
     assert looked == [False, False, False]
 
 
+def test_in_bf16_every_average_is_its_own_whatever_is_searched_beside_it(root, tmp_path):
+    content = torch.load(root / RUN / "last.ckpt", weights_only=True)
+    content["config"] = content["config"].replace("precision: auto", "precision: bf16")
+    torch.save(content, tmp_path / "bf16.ckpt")
+    target = str(tmp_path / "bf16.ckpt")
+    all_of_them = evaluate(tmp_path / "all", "--search", "ema=all", "cfg=1,2", "--full", target=target).search.cells
+    one = evaluate(tmp_path / "one", "--search", "ema=0.5", "cfg=1,2", "--full", target=target).search.cells
+    assert [cell for cell in all_of_them if cell.weights == "ema0.5"] == list(one)
+
+
 def test_a_checkpoint_that_is_replaced_meanwhile_is_told(root, tmp_path, monkeypatch, capsys):
     file = Path(shutil.copy(root / RUN / "last.ckpt", tmp_path / "mine.ckpt"))
     patches = RealImages.patches

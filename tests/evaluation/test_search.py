@@ -33,9 +33,14 @@ def test_what_is_not_searched_is_the_default_and_the_unguided_scale_is_always_th
         ("cfg=", "expected 1.0:4.0:0.1 or 1,1.5,2"),
         ("cfg=4:1:0.1", "holds no scale"),
         ("cfg=1:4:0", "holds no scale"),
-        ("cfg=1:4:0.0001", "30001 scales"),
-        ("cfg=-1", "expected scales of 0 or more"),
-        ("cfg=nan", "expected scales of 0 or more"),
+        ("cfg=1:4:0.0001", "more than 1000 scales"),
+        ("cfg=1:1e300:1", "more than 1000 scales"),
+        ("cfg=1:1e999999:1", "more than 1000 scales"),
+        ("cfg=1:inf:1", "more than 1000 scales"),
+        ("cfg=0:9e999999:1e-999999", "more than 1000 scales"),
+        ("cfg=1,1e400", "expected finite scales of 0 or more"),
+        ("cfg=-1", "expected finite scales of 0 or more"),
+        ("cfg=nan", "expected finite scales of 0 or more"),
     ],
 )
 def test_a_search_that_cannot_be_is_told_on_one_line(word, told):

@@ -1,3 +1,5 @@
+import resource
+
 import pytest
 import torch
 
@@ -46,3 +48,21 @@ def test_it_says_which_images_it_has(tmp_path):
     assert table.has(range(4, 7))
     assert not table.has(range(4, 8))
     assert not table.has(range(3, 5))
+
+
+@pytest.mark.parametrize("written", [1, 2.5, 3])
+def test_a_row_that_was_cut_off_is_not_there(tmp_path, written):
+    # As long as Inception's features: longer than the buffer that files are written through.
+    table = FeatureTable(tmp_path / "table", 4, 2048)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # In the middle of the row of image 2, of which the beginning is still written; or at its end.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(written * 4 * 2049), before[1]))
+    try:
+        if written == 3:
+            table.write([2], rows(1, 2048))
+        else:
+            with pytest.raises(OSError, match="File too large"):
+                table.write([2], rows(1, 2048))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert table.has(range(2, 3)) == (written == 3)

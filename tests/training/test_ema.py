@@ -75,6 +75,28 @@ def test_average_is_in_the_network_for_the_block_alone(raises):
     assert all(torch.equal(wanted[name], tensor) for name, tensor in averages.state_dict()["0.9"].items())
 
 
+def test_within_autocast_the_network_computes_with_the_average_that_is_applied():
+    module = network().float()
+    averages = Averages(module, [0.5, 0.9])
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    averages.update()
+    z = torch.ones(4, 3)
+
+    def output(decay):
+        with torch.autocast("cpu", torch.bfloat16), averages.applied(decay):
+            return module(z)
+
+    alone = {decay: output(decay) for decay in (0.5, 0.9)}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        module(z)
+        for decay in (0.5, 0.9):
+            with averages.applied(decay):
+                assert torch.equal(module(z), alone[decay])
+    assert not torch.equal(alone[0.5], alone[0.9])
+
+
 def test_an_optimizer_still_trains_the_network_after_an_average_was_applied():
     module, averages = trained()
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)

@@ -1,8 +1,9 @@
 """What a search goes through: which weights, at which guidance scales."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from jitlab.errors import UserError, nearest
 
@@ -107,15 +108,17 @@ def _scales(text: str) -> list[float]:
         first, last, step = map(Decimal, text.split(":"))
         if step <= 0 or last < first:
             raise UserError(f"--search {SCALES}={text}: holds no scale; expected FIRST:LAST:STEP that rise")
+        # Before it is counted: a number of scales may have a million digits.
+        if last - first >= MOST_SCALES * step:
+            raise UserError(f"--search {SCALES}={text}: has more than {MOST_SCALES} scales; use a larger step")
         count = int((last - first) / step) + 1
-    except (InvalidOperation, ValueError) as error:
+    # InvalidOperation is of what is no number, Overflow of what is none that decimals hold.
+    except (ArithmeticError, ValueError) as error:
         raise UserError(f"--search {SCALES}={text}: expected 1.0:4.0:0.1 or 1,1.5,2") from error
-    if count > MOST_SCALES:
-        raise UserError(f"--search {SCALES}={text}: has {count} scales; use a step that leaves {MOST_SCALES} or fewer")
     return [_scale(first + number * step, text) for number in range(count)]
 
 
 def _scale(value: Decimal, text: str) -> float:
-    if not value.is_finite() or value < 0:
-        raise UserError(f"--search {SCALES}={text}: {value}: expected scales of 0 or more")
+    if not math.isfinite(float(value)) or value < 0:
+        raise UserError(f"--search {SCALES}={text}: {value}: expected finite scales of 0 or more")
     return float(value)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -35,13 +36,18 @@ class FeatureTable:
 
     def write(self, numbers: list[int], rows: Tensor) -> None:
         """Store features (B, D) of images of these numbers, and see them to the disk."""
-        marked = torch.nn.functional.pad(rows.float().cpu(), (1, 0), value=WRITTEN).contiguous().numpy()
+        vectors = rows.float().cpu().contiguous().numpy()
+        mark = np.float32(WRITTEN).tobytes()
         with self.path.open("r+b") as file:
-            for number, row in zip(numbers, marked, strict=True):
+            for number, vector in zip(numbers, vectors, strict=True):
+                file.seek(number * self._row_bytes + len(mark))
+                file.write(vector.tobytes())
+            _to_disk(file)
+            # Only now: a kill, a full disk or a loss of power in the middle of a row must not leave it marked.
+            for number in numbers:
                 file.seek(number * self._row_bytes)
-                file.write(row.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+                file.write(mark)
+            _to_disk(file)
 
     def has(self, numbers: range) -> bool:
         """Say whether the features of all of these images were written."""
@@ -61,3 +67,8 @@ class FeatureTable:
     @property
     def _row_bytes(self) -> int:
         return 4 * self.shape[1]
+
+
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -66,3 +66,5 @@ class Averages:
         averages = self._averages[decay]
         for place, parameter in enumerate(self._parameters.values()):
             parameter.data, averages[place] = averages[place], parameter.data
+        # Autocast keeps the bf16 copy of a parameter by its identity, which stays: it would be that of other weights.
+        torch.clear_autocast_cache()
