@@ -377,6 +377,17 @@ def test_a_folder_holds_one_evaluation(root, undisturbed, capsys, words, message
     assert message in capsys.readouterr().err
 
 
+def test_what_an_unfinished_evaluation_needed_is_deleted_after_a_kill_behind_the_certificate(root, undisturbed):
+    (undisturbed / "unfinished").mkdir()
+    evaluate(undisturbed, *SEARCH, "--full", "--seeds", "2", "--save", "12")
+    assert not (undisturbed / "unfinished").exists()
+
+
+def test_images_that_are_not_finite_are_told_with_their_guidance_scale(root, tmp_path, capsys):
+    evaluate(tmp_path / "out", "sampler.guidance_scale=1e308", code=1)
+    assert "sampling with guidance scale 1e+308 gave non-finite values; try" in capsys.readouterr().err
+
+
 def test_fresh_starts_over(root, tmp_path):
     evaluate(tmp_path / "out")
     found = evaluate(tmp_path / "out", "sampler.steps=2", "--fresh")
