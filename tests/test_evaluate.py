@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from jitlab import cli
+from jitlab.callbacks.mlflow_run import MlflowRun, Tracking
 from jitlab.evaluation import generator
 from jitlab.evaluation.observation import Observer
 from jitlab.evaluation.truth import RealImages
@@ -246,6 +248,31 @@ def test_every_cell_is_a_run_in_mlflow_once(root, undisturbed):
     final = logged["final", certificate.weights, certificate.guidance_scale]
     assert final.data.metrics["eval/fd_pixels"] == pytest.approx(np.mean(certificate.values["fd_pixels"]), rel=1e-12)
     assert [artifact.path for artifact in client.list_artifacts(final.info.run_id)] == ["evaluation.json"]
+
+
+def shown(root, key):
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("noise_vs_x-tiny-evaluation")
+    return client.search_runs([experiment.experiment_id], f"tags.`jitlab.certificate` = '{key}'")
+
+
+def test_a_server_that_goes_away_meanwhile_gets_its_runs_later_and_no_cut_off_one_stays(
+    root, tmp_path, monkeypatch, caplog
+):
+    def away(self, *names):
+        raise MlflowException("connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracking, "experiment", away)
+        found = evaluate(tmp_path / "out", "sampler.steps=2")
+    assert "took no evaluation; the same command sends it later (connection refused)" in caplog.text
+    key = f"{found.checkpoint['sha256'][:16]}-{found.protocol_hash[:16]}"
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowRun, "end", away)
+        evaluate(tmp_path / "out", "sampler.steps=2")
+    assert [run.info.status for run in shown(root, key)] == ["RUNNING"]
+    evaluate(tmp_path / "out", "sampler.steps=2")
+    assert [run.info.status for run in shown(root, key)] == ["FINISHED"]
 
 
 @pytest.mark.parametrize("what", [(FeatureTable, "write"), (generator, "write_png")])

@@ -58,5 +58,5 @@ def test_the_file_of_another_kind_of_folder_is_left_alone(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written to .Not a directory.; name another folder with --out"):
+    with pytest.raises(UserError, match=r"cannot be written to \(Not a directory\); name another folder with --out"):
         begin(tmp_path / "file" / "evaluation")
