@@ -429,10 +429,11 @@ def test_damaged_checkpoint_is_refused(root, tmp_path, capsys):
 
 
 def test_other_data_than_the_runs_are_refused(root, tmp_path, capsys):
-    shutil.copytree(root / "data/digits16", tmp_path / "other")
-    index = json.loads((tmp_path / "other/index.json").read_text())
-    assert torch.get_num_threads() == 1
-    (tmp_path / "other/index.json").write_text(json.dumps(index | {"note": "changed"}))
-    code = cli.main(["evaluate", RUN, *AMOUNTS, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "other")])
-    assert code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "x").mkdir()
+    shutil.copy(root / RUN / "last.ckpt", tmp_path / "x")
+    record = json.loads((root / RUN / "status.json").read_text())
+    (tmp_path / "x" / "status.json").write_text(json.dumps(record | {"data_fingerprint": "0" * 64}))
+    evaluate(tmp_path / "out", target=str(tmp_path / "x"), code=2)
+    said = capsys.readouterr().err
+    assert "digits16: the data are not those that x was trained on; name their folder or URL with --data" in said
+    assert said.count("\n") == 1
