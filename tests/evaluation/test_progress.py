@@ -1,15 +1,15 @@
 import io
+import time
 
 from rich.console import Console
 
-from jitlab.evaluation import progress
 from jitlab.evaluation.progress import ImageProgress
 
 
 def test_the_last_share_of_a_process_that_found_more_than_half_is_told_with_its_speed(monkeypatch):
     # Three batches of 16 for each of two cells, of which this process has two each, so that it counts 64 of 48.
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     said = io.StringIO()
     with ImageProgress(Console(file=said, width=200), "final", 96, processes=2) as shown:
         for _ in range(3):

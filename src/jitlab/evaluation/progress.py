@@ -41,10 +41,9 @@ class ImageProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if kind is None:
-            # Quietly where everything was there.
-            if self._made:
-                self._print(f"{self.what}: {self.total:,} images, {self._rate():,.1f} images/s")
+        # Quietly where everything was there.
+        if kind is None and self._made:
+            self._print(f"{self.what}: {self.total:,} images, {self._rate():,.1f} images/s")
 
     def found(self, images: int) -> None:
         """Count images that were there."""
