@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from jitlab import cli
+from jitlab.callbacks.mlflow_run import MlflowRun, Tracking
 from jitlab.evaluation import generator
 from jitlab.evaluation.observation import Observer
 from jitlab.evaluation.truth import RealImages
@@ -248,6 +250,31 @@ def test_every_cell_is_a_run_in_mlflow_once(root, undisturbed):
     assert [artifact.path for artifact in client.list_artifacts(final.info.run_id)] == ["evaluation.json"]
 
 
+def shown(root, key):
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("noise_vs_x-tiny-evaluation")
+    return client.search_runs([experiment.experiment_id], f"tags.`jitlab.certificate` = '{key}'")
+
+
+def test_a_server_that_goes_away_meanwhile_gets_its_runs_later_and_no_cut_off_one_stays(
+    root, tmp_path, monkeypatch, caplog
+):
+    def away(self, *names):
+        raise MlflowException("connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracking, "experiment", away)
+        found = evaluate(tmp_path / "out", "sampler.steps=2")
+    assert "took no evaluation; the same command sends it later (connection refused)" in caplog.text
+    key = f"{found.checkpoint['sha256'][:16]}-{found.protocol_hash[:16]}"
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowRun, "end", away)
+        evaluate(tmp_path / "out", "sampler.steps=2")
+    assert [run.info.status for run in shown(root, key)] == ["RUNNING"]
+    evaluate(tmp_path / "out", "sampler.steps=2")
+    assert [run.info.status for run in shown(root, key)] == ["FINISHED"]
+
+
 @pytest.mark.parametrize("what", [(FeatureTable, "write"), (generator, "write_png")])
 def test_a_full_disk_is_told_and_what_was_done_stays(root, undisturbed, tmp_path, monkeypatch, capsys, what):
     real, calls = getattr(*what), []
@@ -377,6 +404,17 @@ def test_a_folder_holds_one_evaluation(root, undisturbed, capsys, words, message
     assert message in capsys.readouterr().err
 
 
+def test_what_an_unfinished_evaluation_needed_is_deleted_after_a_kill_behind_the_certificate(root, undisturbed):
+    (undisturbed / "unfinished").mkdir()
+    evaluate(undisturbed, *SEARCH, "--full", "--seeds", "2", "--save", "12")
+    assert not (undisturbed / "unfinished").exists()
+
+
+def test_images_that_are_not_finite_are_told_with_their_guidance_scale(root, tmp_path, capsys):
+    evaluate(tmp_path / "out", "sampler.guidance_scale=1e308", code=1)
+    assert "sampling with guidance scale 1e+308 gave non-finite values; try" in capsys.readouterr().err
+
+
 def test_fresh_starts_over(root, tmp_path):
     evaluate(tmp_path / "out")
     found = evaluate(tmp_path / "out", "sampler.steps=2", "--fresh")
@@ -391,10 +429,11 @@ def test_damaged_checkpoint_is_refused(root, tmp_path, capsys):
 
 
 def test_other_data_than_the_runs_are_refused(root, tmp_path, capsys):
-    shutil.copytree(root / "data/digits16", tmp_path / "other")
-    index = json.loads((tmp_path / "other/index.json").read_text())
-    assert torch.get_num_threads() == 1
-    (tmp_path / "other/index.json").write_text(json.dumps(index | {"note": "changed"}))
-    code = cli.main(["evaluate", RUN, *AMOUNTS, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "other")])
-    assert code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "x").mkdir()
+    shutil.copy(root / RUN / "last.ckpt", tmp_path / "x")
+    record = json.loads((root / RUN / "status.json").read_text())
+    (tmp_path / "x" / "status.json").write_text(json.dumps(record | {"data_fingerprint": "0" * 64}))
+    evaluate(tmp_path / "out", target=str(tmp_path / "x"), code=2)
+    said = capsys.readouterr().err
+    assert "digits16: the data are not those that x was trained on; name their folder or URL with --data" in said
+    assert said.count("\n") == 1

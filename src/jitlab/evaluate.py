@@ -154,7 +154,7 @@ def evaluate(request: Request, root: Path, console: Console) -> Evaluated:
     with folder.held(plan.asked, request.fresh), stop.listening():
         if not path.exists():
             write_certificate(path, _carried_out(plan, folder, root, console, stop))
-            folder.finish()
+        folder.finish()
         certificate = read_certificate(path)
         page = write_page(folder.path)
         mirror.show(certificate, path)

@@ -145,18 +145,31 @@ def test_what_is_no_reference_is_told(path, content, words):
         read_reference(path, 4)
 
 
+@pytest.mark.parametrize("n", [np.arange(3), np.array("x"), np.nan, -1, 2.5])
+def test_a_number_of_images_that_is_none_is_told(path, n):
+    np.savez(path, mu=np.zeros(4), sigma=np.eye(4), n=n)
+    with pytest.raises(UserError, match="expected a number of images"):
+        read_reference(path, 4)
+
+
 def test_a_missing_file_is_told(path):
     with pytest.raises(UserError, match="no such file; jitlab evaluate reference writes one"):
         read_reference(path, 4)
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "one array", "pickle"])
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "one array", "pickle", "deflated"])
 def test_a_damaged_file_is_told(path, kind):
     if kind == "one array":
         with path.open("wb") as file:
             np.save(file, np.zeros(4))
     elif kind == "pickle":
         np.savez(path, mu=np.array([object()], dtype=object), sigma=np.zeros((4, 4)))
+    elif kind == "deflated":
+        np.savez_compressed(path, mu=np.arange(4.0), sigma=np.eye(4))
+        content = bytearray(path.read_bytes())
+        # Behind the header of 30 bytes and the name: a kind of block that deflate does not have.
+        content[30 + int.from_bytes(content[26:28], "little") + int.from_bytes(content[28:30], "little")] |= 0b110
+        path.write_bytes(content)
     elif kind == "truncated":
         write_reference(path, REFERENCE)
         path.write_bytes(path.read_bytes()[:-200])

@@ -153,14 +153,14 @@ class MlflowRun(MLFlowLogger):
             return
         if image.width > IMAGE_WIDTH:
             image = image.resize((IMAGE_WIDTH, round(image.height * IMAGE_WIDTH / image.width)), Image.Resampling.BOX)
-        with _tolerant(f"did not take the picture {key} of step {step}"):
+        with tolerant(f"did not take the picture {key} of step {step}"):
             self._client.log_image(self.id, image, key=key, step=step, synchronous=True)
             self._pictures.add((key, step))
 
     @rank_zero_only
     def log_text(self, text: str, file: str) -> None:
         """Send a text file, such as the resolved configuration."""
-        with _tolerant(f"did not take {file}"):
+        with tolerant(f"did not take {file}"):
             self._client.log_text(self.id, text, file)
 
     @rank_zero_only
@@ -175,7 +175,7 @@ class MlflowRun(MLFlowLogger):
     def end(self, status: str, tags: Mapping[str, Any]) -> None:
         """Send what is queued, set tags and close the run as FINISHED, FAILED or KILLED."""
         self._flush()
-        with _tolerant("was not told that the run ended"):
+        with tolerant("was not told that the run ended"):
             self._client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
             self._client.set_terminated(self.id, status)
 
@@ -191,7 +191,7 @@ class MlflowRun(MLFlowLogger):
         self._pending += [Metric(key, value, int(when * 1000), step) for key, value in fresh.items()]
 
     def _flush(self) -> bool:
-        with _tolerant("took no metrics; they are sent later"):
+        with tolerant("took no metrics; they are sent later"):
             if self._unseen is not None:
                 self._see_what_the_server_has(self._unseen)
                 self._unseen = None
@@ -231,8 +231,8 @@ def chart_link(base: str, experiment_id: str) -> str:
 
 
 @contextmanager
-def _tolerant(consequence: str) -> Iterator[None]:
-    # A tracking server that goes away must not end a run whose folder has everything.
+def tolerant(consequence: str) -> Iterator[None]:
+    """Log a fault of a block: a tracking server that goes away must not end what has everything in its folder."""
     try:
         yield
     except Exception as error:

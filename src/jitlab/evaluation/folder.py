@@ -40,8 +40,15 @@ class EvaluationFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path}: is a file; name a folder for the evaluation")
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK_FILE).open("w") as lock:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Appended to, that is: the folder may be another's, and so its file of this name.
+            opened = (self.path / LOCK_FILE).open("a")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written to ({error.strerror}); name another folder with --out"
+            ) from error
+        with opened as lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -71,7 +78,7 @@ class EvaluationFolder:
     def _check(self, asked: Mapping[str, Any]) -> None:
         found = self._read(ASKED_FILE)
         if found is None:
-            if any(path.name != LOCK_FILE for path in self.path.iterdir()):
+            if any(path.name not in (LOCK_FILE, f".{ASKED_FILE}.partial") for path in self.path.iterdir()):
                 raise UserError(f"{self.path}: holds something else than an evaluation; choose another --out")
             return
         # As the file has them: tuples are lists there.
@@ -89,8 +96,10 @@ class EvaluationFolder:
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != LOCK_FILE:
+            elif path.name not in (LOCK_FILE, ASKED_FILE):
                 path.unlink()
+        # Last: without it, what a kill in the middle of this left would be nobody's.
+        (self.path / ASKED_FILE).unlink()
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name

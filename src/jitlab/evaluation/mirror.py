@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from jitlab.callbacks.mlflow_run import FOLDER_TAG, MlflowRun, Tracking
+from jitlab.callbacks.mlflow_run import FOLDER_TAG, MlflowRun, Tracking, tolerant
 from jitlab.evaluation.subject import Subject
 from jitlab.report.certificate import Certificate
 
@@ -31,12 +31,23 @@ class Mirror:
         self._experiment = f"{run.resolve().parent.name}-evaluation" if run else EXPERIMENT
 
     def show(self, certificate: Certificate, path: Path) -> None:
-        """Log what MLflow does not have yet of a certificate, which lies in `path`."""
+        """Log what MLflow does not have yet of a certificate, which lies in `path`.
+
+        A server that went away since is no error: the same command sends what is missing.
+        """
+        with tolerant("took no evaluation; the same command sends it later"):
+            self._show(certificate, path)
+
+    def _show(self, certificate: Certificate, path: Path) -> None:
         experiment = self._tracking.experiment(self._experiment, "Evaluations: guidance scale and weights searched")
         key = f"{certificate.checkpoint['sha256'][:16]}-{certificate.protocol_hash[:16]}"
         client = self._tracking.client
         there = client.search_runs([experiment], f"tags.`{CERTIFICATE_TAG}` = '{key}'", max_results=5000)
         names = {run.info.run_name for run in there if run.info.status == "FINISHED"}
+        for run in there:
+            if run.info.status != "FINISHED" and run.data.tags.get(FOLDER_TAG) == str(path.parent):
+                # Something cut it off; whoever shows certificates of this folder holds its lock.
+                self._tracking.delete(run.info.run_id)
         for row in rows(certificate):
             if row.name in names:
                 continue

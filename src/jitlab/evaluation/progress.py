@@ -19,7 +19,7 @@ class ImageProgress:
         self.processes = processes
         self.console = console
         self.done = 0
-        self._found = 0
+        self._made = 0
         self._started = self._told = 0.0
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
         self._bar = Progress(
@@ -41,20 +41,17 @@ class ImageProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if kind is None:
-            made = self.done - self._found
-            # Quietly where everything was there.
-            if made:
-                seconds = time.monotonic() - self._started
-                self._print(f"{self.what}: {self.total:,} images, {made / seconds:,.1f} images/s")
+        # Quietly where everything was there.
+        if kind is None and self._made:
+            self._print(f"{self.what}: {self.total:,} images, {self._rate():,.1f} images/s")
 
     def found(self, images: int) -> None:
         """Count images that were there."""
-        self._found += images * self.processes
         self._advance(images)
 
     def made(self, images: int) -> None:
         """Count images that were made."""
+        self._made += images * self.processes
         self._advance(images)
         if time.monotonic() - self._told > LINE_SECONDS and not self.console.is_terminal:
             self._told = time.monotonic()
@@ -68,7 +65,7 @@ class ImageProgress:
         self._bar.update(self._task, completed=self.done, rate=f"{self._rate():,.1f} images/s")
 
     def _rate(self) -> float:
-        return max(self.done - self._found, 0) / max(time.monotonic() - self._started, 1e-9)
+        return self._made / max(time.monotonic() - self._started, 1e-9)
 
     def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

@@ -1,6 +1,5 @@
 """Reference statistics: what the features of real images are like, in a file that says what they are of."""
 
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,14 +79,14 @@ def read_reference(path: Path, dimensions: int) -> Reference:
             found = {name: archive[name] for name in names if name in archive}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; jitlab evaluate reference writes one") from error
-    # An array of an archive's own member, not an archive, has no `__exit__`.
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    # What NumPy, zipfile and zlib raise for damaged files is of all kinds.
+    except Exception as error:
         raise UserError(f"{path}: damaged, or no .npz of reference statistics") from error
     missing = [name for name in ("mu", "sigma") if name not in found]
     if missing:
         raise UserError(f"{path}: no {' and '.join(missing)}; expected an .npz of reference statistics")
     provenance = _provenance(path, found)
-    n = int(found["n"]) or None if "n" in found else None
+    n = _count(path, found["n"]) if "n" in found else None
     mean, covariance = _checked(path, found["mu"], found["sigma"], dimensions)
     moments = Moments(n, torch.from_numpy(mean), torch.from_numpy(covariance))
     if provenance is None:
@@ -132,6 +131,12 @@ def _checked(
     if covariance64.diagonal().min() < 0:
         raise UserError(f"{path}: sigma has a variance below 0, so it is no covariance; compute the statistics again")
     return mean64, (covariance64 + covariance64.T) / 2
+
+
+def _count(path: Path, n: NDArray[np.generic]) -> int | None:
+    if n.shape or n.dtype.kind not in "iuf" or not float(n) >= 0 or not float(n).is_integer():
+        raise UserError(f"{path}: n is {n}, expected a number of images; compute the statistics again")
+    return int(n.item()) or None
 
 
 def _features(path: Path, found: dict[str, NDArray[np.generic]], dimensions: int) -> Tensor | None:

@@ -203,7 +203,10 @@ class JiTModule(LightningModule):
         with self._looking():
             x = SOLVERS[self.sampler.solver](watched, noise, times, churn)
         if not torch.isfinite(x).all():
-            raise RunError(f"sampling gave non-finite values at step {self.global_step}; try more sampler.steps")
+            when = "" if self._trainer is None else f" at step {self.global_step}"
+            raise RunError(
+                f"sampling with guidance scale {scale:g} gave non-finite values{when}; try more sampler.steps"
+            )
         return self.signal.from_signal(x)
 
     def generate_at_scales(
