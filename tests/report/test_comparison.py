@@ -135,6 +135,26 @@ def test_the_seeds_of_an_arm_are_one_line_and_the_worst_gives_the_verdict(tmp_pa
     assert "\ny  noise left in the samples: 60%" in out
 
 
+def test_a_seed_that_is_not_done_is_no_part_of_a_mean(tmp_path, capsys):
+    folder = write_experiment(tmp_path / "seeds-digits", arms=["x"], seeds=3)
+    arm(folder, "x", HEALTHY)
+    arm(folder, "x-s1", HEALTHY | {"eval/fd_pixels": 0.09})
+    arm(folder, "x-s2", NOISY, status="killed", step=200)
+    out = told(capsys, folder)
+    assert rows(out)[0] == ["1", "x", "2", "0.080 ± 0.014"]
+    assert "\nx  healthy" in out
+    assert "warning: x: seed 2 killed at step 200 of 600" in out
+
+
+def test_of_seeds_that_are_all_on_the_way_the_furthest_are_told(tmp_path, capsys):
+    folder = write_experiment(tmp_path / "seeds-digits", arms=["x"], seeds=3)
+    for seed, (name, step) in enumerate({"x": 400, "x-s1": 400, "x-s2": 200}.items()):
+        figures = HEALTHY | {"eval/fd_pixels": 0.1 * (seed + 1)}
+        run = write_run(folder, name, [entry(step, **figures)], grid=False, status="killed", step=step)
+        (run / "config.yaml").write_text(CONFIG)
+    assert rows(told(capsys, folder))[0] == ["1", "x", "2", "0.150 ± 0.071"]
+
+
 def test_runs_of_other_settings_stand_side_by_side_unranked(experiment, tmp_path, capsys):
     other = write_experiment(tmp_path / "other-digits")
     arm(other, "y", HEALTHY, config=CONFIG.replace("images: 1000", "images: 500"))

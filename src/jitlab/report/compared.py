@@ -45,7 +45,7 @@ class Compared:
         name: unlike that of the others.
         path: of the run, of the arm's first run, or of the certificate.
         metric: by which it is ranked; empty where nothing was measured.
-        values: of every metric, without `eval/`, one for each seed.
+        values: of every metric, without `eval/`, one for each seed that is complete, where any is.
         protocol: all that figures must have in common to be ranked.
         certificate: None where training logged the figures.
         notes: what a reader of the figures must know.
