@@ -64,20 +64,27 @@ def read_compared(paths: Sequence[Path]) -> tuple[Compared, ...]:
     """Read what `paths` name, each once: certificates where all have one, else what training logged.
 
     Raises:
-        UserError: for a path that is nothing of the kind, for a damaged file, and where only some have certificates.
+        UserError: for a path that is nothing of the kind, for a damaged file, and for a certificate of no run here
+            beside a run without one.
     """
     found = {place.path.resolve(): place for path in paths for place in _places(path)}
     places = list(found.values())
-    certified = [_certified(place.path, place.certificate) for place in places if place.certificate]
-    if not certified:
-        return _named(_arms([place.path for place in places]))
+    certified = [place for place in places if place.certificate]
     bare = [place.path for place in places if not place.certificate]
-    if bare:
+    if certified and not bare:
+        return _named([_certified(place.path, place.certificate) for place in places if place.certificate])
+    alone = next((place.path for place in certified if place.path == place.certificate), None)
+    if alone:
         raise UserError(
-            f"{', '.join(map(str, bare))}: no certificate, as {certified[0].path} has: jitlab evaluate {bare[0]} "
-            "writes one; or compare what training logged of runs that have none"
+            f"{', '.join(map(str, bare))}: no certificate, as {alone} is, of which nothing else is known: jitlab "
+            f"evaluate {bare[0]} writes one"
         )
-    return _named(certified)
+    arms = _arms([place.path for place in places])
+    if certified:
+        left_out = f"its certificate is left out: {bare[0]} has none; jitlab evaluate writes one"
+        with_one = {place.path for place in certified}
+        arms = [replace(arm, notes=(*arm.notes, left_out)) if arm.path in with_one else arm for arm in arms]
+    return _named(arms)
 
 
 def _places(path: Path) -> Iterator[Place]:
