@@ -293,6 +293,18 @@ def test_settings_that_cannot_be_read_are_refused(experiment, capsys, config):
     assert f"{experiment / 'x' / 'config.yaml'}: damaged" in refused(capsys, experiment)
 
 
+def test_a_run_without_settings_is_refused(experiment, capsys):
+    (experiment / "x" / "config.yaml").unlink()
+    assert f"{experiment / 'x' / 'config.yaml'}: no such file" in refused(capsys, experiment)
+
+
+@pytest.mark.parametrize("change", [{"status": []}, {"step": "b"}, {"arm": 3}, {"seed": "x"}, {"seconds": {}}])
+def test_a_status_of_other_kinds_is_refused(experiment, capsys, change):
+    path = experiment / "x" / "status.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert f"{path}: damaged: {next(iter(change))} = " in refused(capsys, experiment)
+
+
 def test_names_are_shown_as_they_are(certified, capsys):
     odd = replace(WORSE, name="[red]v[/red]", values={**WORSE.values, "[b]kid": (), "seams": ()})
     write_certificate(certified / "v" / "evaluation" / "evaluation.json", odd)

@@ -152,7 +152,7 @@ def _arm(paths: Sequence[Path], runs: Sequence[Run]) -> Compared:
         path=paths[0],
         metric=metric,
         values=values,
-        protocol={"metric": metric, **_settings(paths[0] / CONFIG_FILE, runs[0].config or "")},
+        protocol={"metric": metric, **_settings(paths[0] / CONFIG_FILE, runs[0].config)},
         notes=tuple(_unfinished(run, alone=len(runs) == 1) for run in runs if not run.complete),
     )
 
@@ -161,7 +161,9 @@ def _unfinished(run: Run, alone: bool) -> str:
     return f"{'' if alone else f'seed {run.seed} '}{problem(run)}"
 
 
-def _settings(path: Path, config: str) -> dict[str, Any]:
+def _settings(path: Path, config: str | None) -> dict[str, Any]:
+    if config is None:
+        raise UserError(f"{path}: no such file, so nothing tells what the run's figures are of; --fresh starts it over")
     # A run of an older version lacks settings that came later, whose defaults are what it did.
     defaults = {key: field.default for key, field in schema.settings().items()}
     try:
