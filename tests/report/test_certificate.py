@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,17 @@ def test_the_protocol_alone_decides_its_hash():
         (lambda content: content.update(versions=[]), r"damaged.*versions = \[\]"),
         (lambda content: content["search"]["cells"][0].update(weights=3), "damaged.*weights = 3"),
         (lambda content: content["search"].update(images=None), "damaged.*images = None"),
+        (lambda content: content["values"].update(fd_pixels=[math.nan]), "damaged.*fd_pixels = nan"),
+        (lambda content: content["values"].update(fd_pixels=[1e308, 1e308]), r"damaged.*fd_pixels = 1e\+308"),
+        (lambda content: content["values"].update(fd_pixels="12"), "damaged.*fd_pixels = '12'"),
+        (lambda content: content["values"].update(fd_pixels=["1"]), "damaged.*fd_pixels = '1'"),
+        (lambda content: content.update(guidance_scale=math.nan), "damaged.*guidance_scale = nan"),
+        (lambda content: content.update(guidance_scale=True), "damaged.*guidance_scale = True"),
+        (
+            lambda content: content["search"]["cells"][0].update(guidance_scale=math.inf),
+            "damaged.*guidance_scale = inf",
+        ),
+        (lambda content: content["search"]["cells"][0].update(metrics={"fid": -math.inf}), "damaged.*fid = -inf"),
     ],
 )
 def test_a_certificate_that_was_changed_is_refused(tmp_path, change, word):
@@ -62,7 +74,7 @@ def test_a_certificate_that_was_changed_is_refused(tmp_path, change, word):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "{}"])
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}", "[" * 100_000])
 def test_a_file_that_is_no_certificate_is_refused(tmp_path, text):
     path = tmp_path / "evaluation.json"
     path.write_text(text)

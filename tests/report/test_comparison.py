@@ -135,6 +135,26 @@ def test_the_seeds_of_an_arm_are_one_line_and_the_worst_gives_the_verdict(tmp_pa
     assert "\ny  noise left in the samples: 60%" in out
 
 
+def test_a_seed_that_is_not_done_is_no_part_of_a_mean(tmp_path, capsys):
+    folder = write_experiment(tmp_path / "seeds-digits", arms=["x"], seeds=3)
+    arm(folder, "x", HEALTHY)
+    arm(folder, "x-s1", HEALTHY | {"eval/fd_pixels": 0.09})
+    arm(folder, "x-s2", NOISY, status="killed", step=200)
+    out = told(capsys, folder)
+    assert rows(out)[0] == ["1", "x", "2", "0.080 ± 0.014"]
+    assert "\nx  healthy" in out
+    assert "warning: x: seed 2 killed at step 200 of 600" in out
+
+
+def test_of_seeds_that_are_all_on_the_way_the_furthest_are_told(tmp_path, capsys):
+    folder = write_experiment(tmp_path / "seeds-digits", arms=["x"], seeds=3)
+    for seed, (name, step) in enumerate({"x": 400, "x-s1": 400, "x-s2": 200}.items()):
+        figures = HEALTHY | {"eval/fd_pixels": 0.1 * (seed + 1)}
+        run = write_run(folder, name, [entry(step, **figures)], grid=False, status="killed", step=step)
+        (run / "config.yaml").write_text(CONFIG)
+    assert rows(told(capsys, folder))[0] == ["1", "x", "2", "0.150 ± 0.071"]
+
+
 def test_runs_of_other_settings_stand_side_by_side_unranked(experiment, tmp_path, capsys):
     other = write_experiment(tmp_path / "other-digits")
     arm(other, "y", HEALTHY, config=CONFIG.replace("images: 1000", "images: 500"))
@@ -173,8 +193,8 @@ def test_runs_that_are_not_done_are_told(experiment, capsys):
 def test_certificates_are_laid_side_by_side(certified, capsys):
     out = told(capsys, certified)
     assert rows(out)[:2] == [
-        ["1", "x", "ema0.9", "2", "3 x 1,000", "8.000 (ema0.5)", "5.100 ± 0.141"],
-        ["2", "v", "ema0.9", "2", "3 x 1,000", "8.000 (ema0.5)", "6.050 ± 0.071"],
+        ["1", "x", "ema0.9", "2", "3 x 1,000", "9.000 (guided 7.000)", "5.100 ± 0.141"],
+        ["2", "v", "ema0.9", "2", "3 x 1,000", "9.000 (guided 7.000)", "6.050 ± 0.071"],
     ]
     assert f"protocol {CERTIFICATE.protocol_hash[:8]}: images = 5000; seeds = 0, 1; solver = heun; steps = 25" in out
     assert "x has the lowest fid, 5.100 ± 0.141: 0.950 below v" in out
@@ -193,6 +213,8 @@ def test_a_certificate_lies_anywhere_and_needs_no_search(certified, tmp_path, ca
     write_certificate(tmp_path / "sent.json", replace(CERTIFICATE, search=None, warnings=("few images",)))
     out = told(capsys, tmp_path / "sent.json")
     assert rows(out)[0] == ["1", "x", "ema0.9", "2", "–", "–", "5.100 ± 0.141"]
+    write_certificate(tmp_path / "unguided.json", replace(CERTIFICATE, guidance_scale=1.0))
+    assert rows(told(capsys, tmp_path / "unguided.json"))[0][5] == "the same"
     assert "warning: x: few images\n" in out
 
 
@@ -219,11 +241,26 @@ def test_figures_that_agree_to_the_last_digit_are_warned_of(certified, capsys, s
     assert "neither is better" in out
 
 
-def test_who_lacks_a_certificate_is_named(certified, capsys):
+def test_where_some_have_no_certificate_what_training_logged_is_compared(certified, capsys):
     shutil.rmtree(certified / "v" / "evaluation")
-    err = refused(capsys, certified)
-    assert f"{certified / 'v'}: no certificate" in err
-    assert f"jitlab evaluate {certified / 'v'}" in err
+    out = told(capsys, certified)
+    assert rows(out)[:2] == [["1", "x", "1", "0.070"], ["2", "v", "1", "1.300"]]
+    assert f"warning: x: its certificate is left out: {certified / 'v'} has none; jitlab evaluate" in out
+    assert "warning: v" not in out
+
+
+def test_a_certificate_of_no_run_is_not_compared_with_a_run_without_one(experiment, tmp_path, capsys):
+    write_certificate(tmp_path / "sent.json", CERTIFICATE)
+    err = refused(capsys, experiment, tmp_path / "sent.json")
+    assert f"{experiment / 'v'}, {experiment / 'x'}: no certificate, as {tmp_path / 'sent.json'} is" in err
+    assert f"jitlab evaluate {experiment / 'v'} writes one" in err
+
+
+def test_a_narrow_terminal_shows_names_and_figures_in_full(certified, capsys, monkeypatch):
+    monkeypatch.setattr("jitlab.console.PLAIN_WIDTH", 60)
+    out = told(capsys, certified)
+    assert "…" not in out
+    assert max(map(len, (line for line in out.splitlines() if line.startswith("│")))) <= 60
 
 
 def test_what_is_no_run_is_refused(experiment, tmp_path, capsys):
@@ -254,6 +291,18 @@ def test_damaged_files_are_refused_by_name(certified, capsys):
 def test_settings_that_cannot_be_read_are_refused(experiment, capsys, config):
     (experiment / "x" / "config.yaml").write_text(config)
     assert f"{experiment / 'x' / 'config.yaml'}: damaged" in refused(capsys, experiment)
+
+
+def test_a_run_without_settings_is_refused(experiment, capsys):
+    (experiment / "x" / "config.yaml").unlink()
+    assert f"{experiment / 'x' / 'config.yaml'}: no such file" in refused(capsys, experiment)
+
+
+@pytest.mark.parametrize("change", [{"status": []}, {"step": "b"}, {"arm": 3}, {"seed": "x"}, {"seconds": {}}])
+def test_a_status_of_other_kinds_is_refused(experiment, capsys, change):
+    path = experiment / "x" / "status.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert f"{path}: damaged: {next(iter(change))} = " in refused(capsys, experiment)
 
 
 def test_names_are_shown_as_they_are(certified, capsys):

@@ -13,20 +13,20 @@ from jitlab.files import write_json
 CERTIFICATE_FILE = "evaluation.json"
 EVALUATION_FOLDER = "evaluation"
 FORMAT = 1
-_NUMBER = (int, float)
+# Of figures: larger ones have no spread in float64, and are of no samples.
+_MOST = 1e150
 _KINDS = {
     "name": str,
     "checkpoint": dict,
     "metric": str,
     "weights": str,
-    "guidance_scale": _NUMBER,
     "protocol": dict,
     "warnings": list,
     "versions": dict,
     "hardware": str,
 }
 _SEARCH_KINDS = {"images": int, "seed": int, "full": bool}
-_CELL_KINDS = {"weights": str, "guidance_scale": _NUMBER, "metrics": dict}
+_CELL_KINDS = {"weights": str, "metrics": dict}
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ def read_certificate(path: Path) -> Certificate:
             cells = tuple(map(_cell, content["search"].pop("cells")))
             content["search"] = Searched(**content["search"], cells=cells)
             _check_kinds(asdict(content["search"]), _SEARCH_KINDS)
-        content["guidance_scale"] = float(content["guidance_scale"])
-        content["values"] = {name: tuple(map(float, figures)) for name, figures in content["values"].items()}
+        content["guidance_scale"] = _figure("guidance_scale", content["guidance_scale"])
+        content["values"] = {name: _figures(name, figures) for name, figures in content["values"].items()}
         certificate = Certificate(**content | {"warnings": tuple(map(str, content["warnings"]))})
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; jitlab evaluate writes one") from error
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged, or no certificate of an evaluation ({error}); evaluate again") from error
     if certificate.protocol_hash != told:
         raise UserError(f"{path}: protocol_hash = {told}: the protocol beside it was changed; evaluate again")
@@ -115,8 +115,22 @@ def read_certificate(path: Path) -> Certificate:
 
 def _cell(content: Mapping[str, Any]) -> SearchedCell:
     _check_kinds(content, _CELL_KINDS)
-    metrics = {name: float(figure) for name, figure in content["metrics"].items()}
-    return SearchedCell(**{**content, "guidance_scale": float(content["guidance_scale"]), "metrics": metrics})
+    metrics = {name: _figure(name, figure) for name, figure in content["metrics"].items()}
+    scale = _figure("guidance_scale", content["guidance_scale"])
+    return SearchedCell(**{**content, "guidance_scale": scale, "metrics": metrics})
+
+
+def _figures(name: str, content: Any) -> tuple[float, ...]:
+    if not isinstance(content, list):
+        raise TypeError(f"{name} = {content!r}")
+    return tuple(_figure(name, figure) for figure in content)
+
+
+def _figure(name: str, content: Any) -> float:
+    """Return a number that `write_certificate` may have written."""
+    if isinstance(content, bool) or not isinstance(content, int | float) or not abs(content) <= _MOST:
+        raise ValueError(f"{name} = {content!r}")
+    return float(content)
 
 
 def _check_kinds(content: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:

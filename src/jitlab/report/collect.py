@@ -16,6 +16,13 @@ __all__ = ["ClosingRow", "closing_rows", "collect", "read_curves", "read_run"]
 
 FALLBACK_COLORS = ("#2a6fdb", "#e08a1e", "#b3364a", "#2f8f5b", "#7a4fb5", "#6b7280")
 _PICTURE_NAME = re.compile(r"step(\d+)-(.+)\.png")
+_STATUS_KINDS: dict[str, Any] = {
+    "arm": str,
+    "seed": int,
+    "status": str,
+    "step": int | None,
+    "seconds": int | float | None,
+}
 _STRIP = "strip"
 _HEX_COLOR = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
 
@@ -60,6 +67,11 @@ def collect(folder: Path) -> Experiment:
 def read_run(folder: Path) -> Run:
     """Read one run that has at least started. Raises UserError where a file is damaged."""
     facts = _read_object(folder / "status.json", required=("arm", "seed", "status"))
+    for key, kind in _STATUS_KINDS.items():
+        if not isinstance(facts.get(key), kind):
+            raise UserError(
+                f"{folder / 'status.json'}: damaged: {key} = {facts[key]!r}; delete it and run the experiment again"
+            )
     curves, times = read_curves(folder / "metrics.jsonl")
     certificate, problem = _certificate(folder / EVALUATION_FOLDER / CERTIFICATE_FILE)
     config = folder / "config.yaml"

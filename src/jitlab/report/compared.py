@@ -45,7 +45,7 @@ class Compared:
         name: unlike that of the others.
         path: of the run, of the arm's first run, or of the certificate.
         metric: by which it is ranked; empty where nothing was measured.
-        values: of every metric, without `eval/`, one for each seed.
+        values: of every metric, without `eval/`, one for each seed that is complete, where any is.
         protocol: all that figures must have in common to be ranked.
         certificate: None where training logged the figures.
         notes: what a reader of the figures must know.
@@ -64,20 +64,27 @@ def read_compared(paths: Sequence[Path]) -> tuple[Compared, ...]:
     """Read what `paths` name, each once: certificates where all have one, else what training logged.
 
     Raises:
-        UserError: for a path that is nothing of the kind, for a damaged file, and where only some have certificates.
+        UserError: for a path that is nothing of the kind, for a damaged file, and for a certificate of no run here
+            beside a run without one.
     """
     found = {place.path.resolve(): place for path in paths for place in _places(path)}
     places = list(found.values())
-    certified = [_certified(place.path, place.certificate) for place in places if place.certificate]
-    if not certified:
-        return _named(_arms([place.path for place in places]))
+    certified = [place for place in places if place.certificate]
     bare = [place.path for place in places if not place.certificate]
-    if bare:
+    if certified and not bare:
+        return _named([_certified(place.path, place.certificate) for place in places if place.certificate])
+    alone = next((place.path for place in certified if place.path == place.certificate), None)
+    if alone:
         raise UserError(
-            f"{', '.join(map(str, bare))}: no certificate, as {certified[0].path} has: jitlab evaluate {bare[0]} "
-            "writes one; or compare what training logged of runs that have none"
+            f"{', '.join(map(str, bare))}: no certificate, as {alone} is, of which nothing else is known: jitlab "
+            f"evaluate {bare[0]} writes one"
         )
-    return _named(certified)
+    arms = _arms([place.path for place in places])
+    if certified:
+        left_out = f"its certificate is left out: {bare[0]} has none; jitlab evaluate writes one"
+        with_one = {place.path for place in certified}
+        arms = [replace(arm, notes=(*arm.notes, left_out)) if arm.path in with_one else arm for arm in arms]
+    return _named(arms)
 
 
 def _places(path: Path) -> Iterator[Place]:
@@ -145,7 +152,7 @@ def _arm(paths: Sequence[Path], runs: Sequence[Run]) -> Compared:
         path=paths[0],
         metric=metric,
         values=values,
-        protocol={"metric": metric, **_settings(paths[0] / CONFIG_FILE, runs[0].config or "")},
+        protocol={"metric": metric, **_settings(paths[0] / CONFIG_FILE, runs[0].config)},
         notes=tuple(_unfinished(run, alone=len(runs) == 1) for run in runs if not run.complete),
     )
 
@@ -154,7 +161,9 @@ def _unfinished(run: Run, alone: bool) -> str:
     return f"{'' if alone else f'seed {run.seed} '}{problem(run)}"
 
 
-def _settings(path: Path, config: str) -> dict[str, Any]:
+def _settings(path: Path, config: str | None) -> dict[str, Any]:
+    if config is None:
+        raise UserError(f"{path}: no such file, so nothing tells what the run's figures are of; --fresh starts it over")
     # A run of an older version lacks settings that came later, whose defaults are what it did.
     defaults = {key: field.default for key, field in schema.settings().items()}
     try:

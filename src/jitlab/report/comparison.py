@@ -13,7 +13,7 @@ from jitlab.report.closing import NOTHING, figure_text, spread_text
 from jitlab.report.compared import Compared, read_compared
 from jitlab.report.protocols import HASH_DIGITS, differing, fact_text
 from jitlab.report.ranking import conclusions, ranking, twins
-from jitlab.report.searched import UNGUIDED
+from jitlab.report.searched import UNGUIDED, found
 from jitlab.report.verdict import verdict
 
 # As many as fit beside each other with their spreads.
@@ -60,6 +60,14 @@ def comparison(paths: Sequence[Path]) -> tuple[list[Table], list[str]]:
 
 
 def _tables(order: Sequence[Compared], ranks: Mapping[str, int]) -> Iterator[Table]:
+    for table in _rows(order, ranks):
+        # In a narrow terminal a name or a figure must not end in three dots.
+        for column in table.columns:
+            column.overflow = "fold"
+        yield table
+
+
+def _rows(order: Sequence[Compared], ranks: Mapping[str, int]) -> Iterator[Table]:
     first = Table()
     for head in ("rank", "name", *(CERTIFIED if order[0].certificate else ("seeds",))):
         first.add_column(head, justify="left" if head in ("name", "weights") else "right")
@@ -88,13 +96,14 @@ def _facts(certificate: Certificate) -> list[Text | str]:
 
 
 def _unguided(certificate: Certificate) -> str:
-    """Return the best of the cells that were searched without guidance."""
-    cells = certificate.search.cells if certificate.search else ()
-    found = [cell for cell in cells if cell.guidance_scale == UNGUIDED and certificate.metric in cell.metrics]
-    if not found:
+    """Return the figure without guidance, and beside it the winner's on the same images, which it compares with."""
+    if certificate.guidance_scale == UNGUIDED:
+        return "the same"
+    cells = found(certificate)
+    if cells is None or cells.unguided is None:
         return NOTHING
-    best = min(found, key=lambda cell: cell.metrics[certificate.metric])
-    return f"{figure_text(best.metrics[certificate.metric])} ({best.weights})"
+    guided = f" (guided {figure_text(cells.best)})" if cells.best is not None else ""
+    return figure_text(cells.unguided) + guided
 
 
 def _cell(one: Compared, key: str) -> str:

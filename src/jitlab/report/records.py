@@ -58,8 +58,15 @@ class Run:
 
     def evaluated(self) -> dict[str, float]:
         """Return the last figures of samples of the first average of the weights, by names without `eval/`."""
-        last = self.final()
-        return {key.removeprefix("eval/"): last[key] for key in last if key.startswith("eval/") and "_ema" not in key}
+        return {key.removeprefix("eval/"): curve.values[-1] for key, curve in self._evaluations().items()}
+
+    @property
+    def evaluated_at(self) -> int:
+        """Return the step of these figures, 0 where there are none."""
+        return max((curve.steps[-1] for curve in self._evaluations().values()), default=0)
+
+    def _evaluations(self) -> dict[str, Curve]:
+        return {key: curve for key, curve in self.curves.items() if key.startswith("eval/") and "_ema" not in key}
 
     def last_grids(self) -> tuple[Grid, ...]:
         """Return the latest grid of each kind of weights: averages first, raw weights last."""

@@ -107,8 +107,14 @@ def verdict(values: Mapping[str, Sequence[float]]) -> Verdict:
 
 
 def evaluated(runs: Sequence[Run]) -> dict[str, tuple[float, ...]]:
-    """Return the last figures of an arm's runs by names without `eval/`, those that all evaluated runs have."""
-    figures = [found for run in runs if (found := run.evaluated())]
+    """Return the last figures of an arm's runs by names without `eval/`, those that all of them have.
+
+    They are of the complete seeds, as in the closing table; without one, of those that came furthest.
+    """
+    measured = [run for run in runs if run.evaluated()]
+    furthest = max((run.evaluated_at for run in measured), default=0)
+    of_one_step = [run for run in measured if run.complete] or [run for run in measured if run.evaluated_at == furthest]
+    figures = [run.evaluated() for run in of_one_step]
     common = set.intersection(*map(set, figures)) if figures else set()
     return {key: tuple(found[key] for found in figures) for key in sorted(common)}
 
