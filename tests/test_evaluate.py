@@ -264,14 +264,14 @@ def test_a_server_that_goes_away_meanwhile_gets_its_runs_later_and_no_cut_off_on
 
     with monkeypatch.context() as patch:
         patch.setattr(Tracking, "experiment", away)
-        found = evaluate(tmp_path / "out", "sampler.steps=2")
+        found = evaluate(tmp_path / "out", "sampler.steps=5")
     assert "took no evaluation; the same command sends it later (connection refused)" in caplog.text
     key = f"{found.checkpoint['sha256'][:16]}-{found.protocol_hash[:16]}"
     with monkeypatch.context() as patch:
         patch.setattr(MlflowRun, "end", away)
-        evaluate(tmp_path / "out", "sampler.steps=2")
+        evaluate(tmp_path / "out", "sampler.steps=5")
     assert [run.info.status for run in shown(root, key)] == ["RUNNING"]
-    evaluate(tmp_path / "out", "sampler.steps=2")
+    evaluate(tmp_path / "out", "sampler.steps=5")
     assert [run.info.status for run in shown(root, key)] == ["FINISHED"]
 
 
