@@ -98,6 +98,16 @@ def test_certificate_holds_the_winner_of_the_whole_grid_and_all_that_it_rests_on
     assert any("45 images of the final evaluation have no covariance" in warning for warning in found.warnings)
 
 
+def test_training_measured_the_same_images_as_having_the_same_figures(root, tmp_path):
+    logged = {}
+    for line in (root / RUN / "metrics.jsonl").read_text().splitlines():
+        logged |= json.loads(line)["metrics"]
+    # Twenty images, of the first average at the run's own guidance scale and seed.
+    found = evaluate(tmp_path / "out", "--final", "20")
+    for name in ("fd_pixels", "off_manifold", "seams", "class_structure"):
+        assert found.values[name][0] == pytest.approx(logged[f"eval/{name}"], rel=1e-4)
+
+
 def test_the_images_that_choose_the_winner_are_not_those_that_judge_it(root, tmp_path):
     found = evaluate(tmp_path / "out", "--search", "ema=0.9", "cfg=1", "--images", "45")
     assert found is not None

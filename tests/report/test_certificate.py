@@ -44,6 +44,7 @@ def test_the_protocol_alone_decides_its_hash():
         (lambda content: content.update(format=99), "format = 99"),
         (lambda content: content["protocol"].update(steps=50), "protocol_hash"),
         (lambda content: content.pop("values"), "damaged"),
+        (lambda content: content.update(metric="precision"), "metric = precision: expected fid or fd_"),
         (lambda content: content.update(extra=1), "damaged"),
         (lambda content: content.update(search={"images": 3}), "damaged"),
         (lambda content: content.update(guidance_scale="2"), "damaged.*guidance_scale = '2'"),

@@ -108,6 +108,9 @@ def read_certificate(path: Path) -> Certificate:
         raise UserError(f"{path}: no such file; jitlab evaluate writes one") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged, or no certificate of an evaluation ({error}); evaluate again") from error
+    if certificate.metric != "fid" and not certificate.metric.startswith("fd_"):
+        # Others may be better where they are larger.
+        raise UserError(f"{path}: metric = {certificate.metric}: expected fid or fd_...; evaluate again")
     if certificate.protocol_hash != told:
         raise UserError(f"{path}: protocol_hash = {told}: the protocol beside it was changed; evaluate again")
     return certificate
