@@ -99,7 +99,7 @@ def test_certificate_holds_the_winner_of_the_whole_grid_and_all_that_it_rests_on
 
 
 def test_training_measured_the_same_images_as_having_the_same_figures(root, tmp_path):
-    logged = {}
+    logged = dict[str, float]()
     for line in (root / RUN / "metrics.jsonl").read_text().splitlines():
         logged |= json.loads(line)["metrics"]
     # Twenty images, of the first average at the run's own guidance scale and seed.
@@ -342,6 +342,15 @@ def test_a_runs_evaluation_lies_in_its_folder_and_is_shown_in_its_experiments_re
     assert cli.main(["report", "noise_vs_x", "--scale", "tiny"]) == 0
 
 
+def test_a_device_without_the_memory_is_told_what_to_do(root, tmp_path, monkeypatch, capsys):
+    def full(self, images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Observer, "__call__", full)
+    evaluate(tmp_path / "out", code=2)
+    assert "--batch-size 16: the device has too little memory" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_its_own_is_evaluated_beside_it(root, tmp_path):
     file = shutil.copy(root / RUN / "last.ckpt", tmp_path / "mine.ckpt")
     assert cli.main(["evaluate", str(file), *AMOUNTS]) == 0
@@ -376,6 +385,8 @@ REFUSED = {
         "--final 9: fewer than one image of each class; runs/noise_vs_x-tiny/x/last.ckpt knows",
     ),
     "few searched": ([RUN, "--search", "cfg=1,2", "--images", "3"], "--images 3: fewer than one image of each class"),
+    "many": ([RUN, "--final", str(10**20)], f"--final {10**20}: expected 10000000 or fewer"),
+    "many seeds": ([RUN, "--seeds", "100000000000"], "--seeds 100000000000: expected 1000 or fewer"),
     "save": ([RUN, "--save", "46"], "--save 46: more than the 45 images of --final"),
     "devices": ([RUN, "--devices", "999"], "--devices 999: this machine has"),
     "features": ([RUN, "--features", "incepton"], "features incepton: unknown; did you mean 'inception'?"),
@@ -444,6 +455,12 @@ def test_other_data_than_the_runs_are_refused(root, tmp_path, capsys):
     record = json.loads((root / RUN / "status.json").read_text())
     (tmp_path / "x" / "status.json").write_text(json.dumps(record | {"data_fingerprint": "0" * 64}))
     evaluate(tmp_path / "out", target=str(tmp_path / "x"), code=2)
-    said = capsys.readouterr().err
-    assert "digits16: the data are not those that x was trained on; name their folder or URL with --data" in said
-    assert said.count("\n") == 1
+    # A file of its own holds what it was trained on.
+    content = torch.load(root / RUN / "last.ckpt", weights_only=True)
+    content["ShardDataModule"]["fingerprint"] = "0" * 64
+    torch.save(content, tmp_path / "mine.ckpt")
+    evaluate(tmp_path / "out", target=str(tmp_path / "mine.ckpt"), code=2)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert "digits16: the data are not those that the checkpoint was trained on; name their folder or URL" in line

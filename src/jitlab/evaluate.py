@@ -50,6 +50,7 @@ from jitlab.sampling_config import sampling_config
 # Far from the seeds of the final evaluation, which count from 0: other images choose the winner than judge it.
 SEARCH_SEED = 1_000_000
 GRID_IMAGES, GRID_FILE = 80, "grid.png"
+MOST_IMAGES, MOST_SEEDS = 10_000_000, 1000
 PACKAGES = ("jitlab", "torch", "torchvision", "torchmetrics", "torch-fidelity", "numpy", "scipy")
 
 
@@ -116,9 +117,10 @@ class Plan:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Return all that the figures depend on."""
+        """Return all that the figures and files of the evaluation depend on."""
         own = {} if self.search else {"weights": self.own.weights, "guidance_scale": self.own.scale}
-        return {**self.protocol, **own, "checkpoint": self.state.sha256, "save": self.request.save}
+        others = {"patch_images": self.real.patch_images, "save": self.request.save}
+        return {**self.protocol, **own, "checkpoint": self.state.sha256, **others}
 
     @property
     def devices(self) -> int:
@@ -146,8 +148,9 @@ def evaluate(request: Request, root: Path, console: Console) -> Evaluated:
         RunError: where a process was killed, or images are not finite.
         StoppedError: where the user stopped it; the same request goes on from there.
     """
-    plan = _plan(request, root, console)
-    mirror = Mirror(root, plan.subject)
+    subject = find_subject(request.target)
+    mirror = Mirror(root, subject)
+    plan = _plan(request, subject, root, console)
     folder = EvaluationFolder(request.out or plan.subject.out)
     path = folder.path / CERTIFICATE_FILE
     stop = StopRequest()
@@ -163,8 +166,7 @@ def evaluate(request: Request, root: Path, console: Console) -> Evaluated:
     return Evaluated(certificate, path, page, report)
 
 
-def _plan(request: Request, root: Path, console: Console) -> Plan:
-    subject = find_subject(request.target)
+def _plan(request: Request, subject: Subject, root: Path, console: Console) -> Plan:
     state = subject.state()
     checkpoint = open_checkpoint(subject.checkpoint)
     state.check(subject.checkpoint)
@@ -172,7 +174,7 @@ def _plan(request: Request, root: Path, console: Console) -> Plan:
     _check(request, subject, config)
     search, own = _search(request, checkpoint, config)
     features = request.features or config.evaluation.features
-    real = RealImages(config, root, subject, _named_reference(request, config, features, root))
+    real = RealImages(config, root, _data_of(subject, checkpoint), _named_reference(request, config, features, root))
     extractor = build_extractor(features, _device(), request.weights)
     reference = real.reference(extractor, _device(), console)
     amounts = Amounts(request.images, request.final, tuple(range(request.seeds)), SEARCH_SEED)
@@ -190,7 +192,7 @@ def _plan(request: Request, root: Path, console: Console) -> Plan:
         extractor=extractor,
         reference=reference,
         real=real,
-        protocol=protocol(config, search, request.full, amounts, extractor, reference, real),
+        protocol=protocol(config, search, request.full, amounts, extractor, reference),
     )
 
 
@@ -226,7 +228,13 @@ def _carried_out(plan: Plan, folder: EvaluationFolder, root: Path, console: Cons
     cells = tuple(SearchedCell(cell.weights, cell.scale, scores) for cell, scores in found.items())
     return Certificate(
         name=plan.subject.name,
-        checkpoint={"file": _from_root(plan.subject.checkpoint, root), "sha256": plan.state.sha256, "step": plan.step},
+        checkpoint={
+            "file": _from_root(plan.subject.checkpoint, root),
+            "sha256": plan.state.sha256,
+            "step": plan.step,
+            "patch_size": plan.config.model.patch_size,
+            "patches_held_to_images": plan.real.patch_images,
+        },
         metric=truth.metric,
         weights=winner.weights,
         guidance_scale=winner.scale,
@@ -254,11 +262,15 @@ def _check(request: Request, subject: Subject, config: Config) -> None:
     amounts = {"--final": request.final, **({"--images": request.images} if request.search is not None else {})}
     for option, images in amounts.items():
         fewest = max(2, config.data.num_classes)
+        if images > MOST_IMAGES:
+            raise UserError(f"{option} {images}: expected {MOST_IMAGES} or fewer")
         if images < fewest:
             raise UserError(
                 f"{option} {images}: fewer than one image of each class; {subject.checkpoint} knows "
                 f"{config.data.num_classes} classes: use {fewest} or more"
             )
+    if request.seeds > MOST_SEEDS:
+        raise UserError(f"--seeds {request.seeds}: expected {MOST_SEEDS} or fewer")
     if request.save > request.final:
         raise UserError(f"--save {request.save}: more than the {request.final} images of --final; use at most that")
     gpus = torch.cuda.device_count()
@@ -276,6 +288,14 @@ def _search(request: Request, checkpoint: Checkpoint, config: Config) -> tuple[S
     if request.ema is not None:
         raise UserError(f"--ema {request.ema}: a search chooses the average; use --search ema={request.ema}")
     return read_search(request.search, known, Search([own.weights], [own.scale])), own
+
+
+def _data_of(subject: Subject, checkpoint: Checkpoint) -> str | None:
+    """Return the fingerprint of the data that a checkpoint was trained on, where that is known."""
+    if subject.record:
+        return subject.record.data_fingerprint
+    fingerprint: str | None = checkpoint.content.get(build.DATA_POSITION_KEY, {}).get("fingerprint")
+    return fingerprint
 
 
 def _named_reference(request: Request, config: Config, features: str, root: Path) -> Path | None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitlab.errors import UserError
-from jitlab.metrics.features import Pixels, build_extractor, full_batches, metric_name
+from jitlab.metrics.features import Pixels, build_extractor, full_batches, metric_name, plain_float32
 
 CPU = torch.device("cpu")
 
@@ -93,3 +93,14 @@ def test_batches_are_full_and_in_order(n):
     assert {len(batch) for batch in batches} <= {32}
     assert torch.equal(torch.cat([images[:0], *batches])[:n], images)
     assert sum(map(len, batches)) - n < 32
+
+
+def test_networks_compute_in_float32_proper_whatever_surrounds_them():
+    before = torch.backends.cudnn.allow_tf32
+    with torch.autocast("cpu", torch.bfloat16):
+        with plain_float32():
+            assert not torch.backends.cudnn.allow_tf32
+            assert torch.backends.cudnn.enabled
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    assert torch.backends.cudnn.allow_tf32 == before

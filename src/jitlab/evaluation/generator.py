@@ -74,7 +74,7 @@ class Generator:
         """Generate this process's share of the rows that the tables lack.
 
         Raises:
-            UserError: where the disk is full; what was generated stays.
+            UserError: where the disk is full, or the device's memory is; what was generated stays.
             StoppedError: where a stop was asked for; so does it then.
         """
 
@@ -91,6 +91,11 @@ class Generator:
                     keep = partial(_save, self._job.samples, wanted.images.num_classes)
                     share = rank, self._job.devices
                     fill(self._module, self._averages, wanted, tables, observe, keep, *share, progress)
+        except torch.OutOfMemoryError as error:
+            size = rounds[0].images.batch_size
+            raise UserError(
+                f"--batch-size {size}: the device has too little memory for so many images at a time; use fewer"
+            ) from error
         except OSError as error:
             if error.errno in DISK_FULL:
                 place, why = self._job.samples.parent, error.strerror

@@ -6,7 +6,7 @@ from typing import Any
 from jitlab import build
 from jitlab.config.schema import Config
 from jitlab.evaluation.search import Search
-from jitlab.evaluation.truth import RealImages, reference_id
+from jitlab.evaluation.truth import reference_id
 from jitlab.metrics.features import Extractor
 from jitlab.metrics.reference import Reference
 from jitlab.training.signal import ROUNDING
@@ -38,7 +38,6 @@ def protocol(
     amounts: Amounts,
     extractor: Extractor,
     reference: Reference,
-    real: RealImages,
 ) -> dict[str, Any]:
     """Return the protocol as JSON values by name."""
     sampler = config.sampler
@@ -60,7 +59,6 @@ def protocol(
         "feature_weights_sha256": extractor.weights_sha256,
         "reference": reference_id(reference),
         "reference_images": reference.moments.n,
-        "patch_images": real.patch_images,
         "images": amounts.final,
         "seeds": list(amounts.seeds),
     }

@@ -15,7 +15,6 @@ from jitlab.datasets.index import INDEX_FILE
 from jitlab.datasets.parallel import cores
 from jitlab.datasets.remote import is_remote
 from jitlab.errors import UserError
-from jitlab.evaluation.subject import Subject
 from jitlab.metrics.features import Extractor
 from jitlab.metrics.patches import PatchFit, RealPatches
 from jitlab.metrics.reference import Provenance, Reference, check_reference, read_reference
@@ -25,13 +24,13 @@ from jitlab.reference_statistics import CROP, default_path, training_images, wri
 class RealImages:
     """The training images of a checkpoint where they are at hand, and their reference statistics in any case."""
 
-    def __init__(self, config: Config, root: Path, subject: Subject, reference: Path | None) -> None:
+    def __init__(self, config: Config, root: Path, trained_on: str | None, reference: Path | None) -> None:
         """Open the data.
 
         Args:
             config: of the checkpoint.
             root: the repository.
-            subject: whose data they must be.
+            trained_on: the fingerprint that they must have; None where it is not known.
             reference: the statistics that were named; with them, the images may be missing.
 
         Raises:
@@ -41,10 +40,9 @@ class RealImages:
         self.place = build.data_path(config, root)
         self._reference = reference
         self._data = None if reference and not _is_there(self.place) else _open(config, root)
-        trained_on = subject.record.data_fingerprint if subject.record else None
         if self._data and trained_on not in (None, self._data.fingerprint):
             raise UserError(
-                f"{self.place}: the data are not those that {subject.name} was trained on; name their folder or URL "
+                f"{self.place}: the data are not those that the checkpoint was trained on; name their folder or URL "
                 "with --data"
             )
         self.fingerprint = self._data.fingerprint if self._data else trained_on

@@ -1,6 +1,8 @@
 """Named feature extractors: what a Frechet distance is taken between."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -83,6 +85,18 @@ class Pixels:
         """Return the features of images (B, 3, H, W) uint8."""
         grey = images.float().div(255).mean(dim=1, keepdim=True)
         return Features(F.adaptive_avg_pool2d(grey, PIXELS_SIDE).flatten(1))
+
+
+@contextmanager
+def plain_float32() -> Iterator[None]:
+    """Compute a block in float32 proper: not in the run's bf16, and not in TF32, which cuDNN takes where it may."""
+    cudnn = torch.backends.cudnn
+    with (
+        torch.autocast("cuda" if torch.cuda.is_available() else "cpu", enabled=False),
+        torch.inference_mode(),
+        cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False),
+    ):
+        yield
 
 
 def full_batches(images: Tensor) -> list[Tensor]:

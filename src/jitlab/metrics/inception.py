@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from jitlab.errors import UserError
-from jitlab.metrics.features import INCEPTION, Features, full_batches
+from jitlab.metrics.features import INCEPTION, Features, full_batches, plain_float32
 
 WEIGHTS_VARIABLE = "JITLAB_INCEPTION_WEIGHTS"
 FILE_NAME = str(URL_INCEPTION_V3).rpartition("/")[2]
@@ -47,7 +47,7 @@ class Inception:
         """Return features and logits (without bias, as for the Inception Score) of images (B, 3, H, W) uint8."""
         if len(images) == 0:
             return Features(*(torch.empty(0, size, device=images.device) for size in (self.dimensions, self.classes)))
-        with torch.inference_mode():
+        with plain_float32():
             parts = [self._network(batch) for batch in full_batches(images)]
         vectors, logits = (torch.cat(layer)[: len(images)] for layer in zip(*parts, strict=True))
         return Features(vectors, logits)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jitlab.errors import UserError
-from jitlab.metrics.features import TIMM, Features, full_batches
+from jitlab.metrics.features import TIMM, Features, full_batches, plain_float32
 
 
 class TimmNetwork:
@@ -40,7 +40,7 @@ class TimmNetwork:
         return Features(torch.cat(parts)[: len(images)] if parts else torch.empty(0, self.dimensions))
 
     def _forward(self, images: Tensor) -> Tensor:
-        with torch.inference_mode():
+        with plain_float32():
             resized = F.interpolate(images.float(), self._size, mode=self._mode, antialias=True).clamp(0, 255)
             features: Tensor = self._network((resized / 255 - self._mean) / self._std)
         return features.float()

@@ -15,6 +15,7 @@ EVALUATION_FOLDER = "evaluation"
 FORMAT = 1
 # Of figures: larger ones have no spread in float64, and are of no samples.
 _MOST = 1e150
+_REMEDY = "delete it and evaluate again"
 _KINDS = {
     "name": str,
     "checkpoint": dict,
@@ -107,12 +108,13 @@ def read_certificate(path: Path) -> Certificate:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; jitlab evaluate writes one") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: damaged, or no certificate of an evaluation ({error}); evaluate again") from error
+        why = f"damaged, or no certificate of an evaluation ({error})"
+        raise UserError(f"{path}: {why}; {_REMEDY}") from error
     if certificate.metric != "fid" and not certificate.metric.startswith("fd_"):
         # Others may be better where they are larger.
-        raise UserError(f"{path}: metric = {certificate.metric}: expected fid or fd_...; evaluate again")
+        raise UserError(f"{path}: metric = {certificate.metric}: expected fid or fd_...; {_REMEDY}")
     if certificate.protocol_hash != told:
-        raise UserError(f"{path}: protocol_hash = {told}: the protocol beside it was changed; evaluate again")
+        raise UserError(f"{path}: protocol_hash = {told}: the protocol beside it was changed; {_REMEDY}")
     return certificate
 
 

@@ -213,7 +213,9 @@ class JiTModule(LightningModule):
         self, indices: Sequence[int], labels: Tensor, scales: Sequence[float], seed: int | None = None
     ) -> Iterator[tuple[float, Tensor]]:
         """Yield each guidance scale with what `generate` returns at it; the way to where guidance acts is gone once."""
-        start = SharedStart(partial(acts, scale=math.inf, interval=self.sampler.guidance_interval))
+        # Remembering costs memory: not for one scale.
+        shared = SharedStart(partial(acts, scale=math.inf, interval=self.sampler.guidance_interval))
+        start = shared if len(scales) > 1 else None
         for scale in scales:
             yield scale, self.generate(indices, labels, guidance_scale=scale, start=start, seed=seed)
 
