@@ -437,9 +437,12 @@ def test_images_that_are_not_finite_are_told_with_their_guidance_scale(root, tmp
 
 
 def test_fresh_starts_over(root, tmp_path):
-    evaluate(tmp_path / "out")
+    evaluate(tmp_path / "out", "--save", "5")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
     found = evaluate(tmp_path / "out", "sampler.steps=2", "--fresh")
     assert found.protocol["steps"] == 2
+    assert not (tmp_path / "out" / "samples").exists()
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
 def test_damaged_checkpoint_is_refused(root, tmp_path, capsys):

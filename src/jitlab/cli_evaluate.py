@@ -81,8 +81,12 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     ema = "decay of the average to evaluate without a search, or raw; the first one where not given"
     parser.add_argument("--ema", metavar="DECAY", help=ema)
     parser.add_argument("--full", action="store_true", help="search every cell, not first coarsely and then finely")
-    parser.add_argument("--images", type=at_least_one, default=8000, help="of every cell of the search")
-    parser.add_argument("--final", type=at_least_one, default=50_000, help="images of the final evaluation")
+    parser.add_argument(
+        "--images", type=at_least_one, default=8000, help="of every cell of the search; %(default)s if not given"
+    )
+    parser.add_argument(
+        "--final", type=at_least_one, default=50_000, help="of the final evaluation; %(default)s if not given"
+    )
     parser.add_argument("--seeds", type=at_least_one, default=1, help="repeat the final evaluation; gives the spread")
     parser.add_argument("--features", help=f"{FEATURES}; the run's own where not given")
     parser.add_argument("--weights", type=path, metavar="FILE", help=WEIGHTS)

@@ -10,9 +10,13 @@ from typing import Any
 
 from jitlab.errors import UserError
 from jitlab.files import write_json
+from jitlab.report.certificate import CERTIFICATE_FILE
+from jitlab.report.evaluation_page import PAGE_FILE
 
 ASKED_FILE, SCORES_FILE, LOCK_FILE = "asked.json", "scores.json", ".lock"
 WORK_FOLDER, SAMPLES_FOLDER = "unfinished", "samples"
+# What an evaluation writes; nothing else in its folder is ever deleted.
+OWN = (WORK_FOLDER, SAMPLES_FOLDER, SCORES_FILE, CERTIFICATE_FILE, PAGE_FILE)
 SHOWN = 60
 Scores = dict[str, float]
 
@@ -55,9 +59,10 @@ class EvaluationFolder:
                 raise UserError(
                     f"{self.path}: another process is evaluating into it; wait for it, or choose another --out"
                 ) from error
-            if fresh:
+            if fresh and (self.path / ASKED_FILE).exists():
                 self._clear()
-            self._check(asked)
+            else:
+                self._check(asked)
             write_json(self.path / ASKED_FILE, asked)
             self._scores = self._read(SCORES_FILE) or {}
             yield
@@ -91,15 +96,12 @@ class EvaluationFolder:
                 )
 
     def _clear(self) -> None:
-        if not (self.path / ASKED_FILE).exists():
-            return
-        for path in self.path.iterdir():
+        for name in OWN:
+            path = self.path / name
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name not in (LOCK_FILE, ASKED_FILE):
-                path.unlink()
-        # Last: without it, what a kill in the middle of this left would be nobody's.
-        (self.path / ASKED_FILE).unlink()
+            else:
+                path.unlink(missing_ok=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
