@@ -17,7 +17,7 @@ from jitlab.report.certificate import CERTIFICATE_FILE, Certificate, write_certi
 from jitlab.report.evaluation_page import GRID, PAGE_FILE, write_page
 from jitlab.report.glossary import meaning, title
 from tests.report.certificates import CERTIFICATE, TEXTS, searched, searches, whole_grid
-from tests.report.test_render import HOSTILE, Page
+from tests.report.test_render import HOSTILE, HOSTILE_METRIC, Page
 
 SAME_FOLDER = settings(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -123,9 +123,9 @@ def test_any_texts_are_only_text(tmp_path, figures, text, values):
 def test_a_script_in_every_text_does_not_run(tmp_path):
     certificate = searched(
         {(HOSTILE, 1.0): 1.0, (HOSTILE, 2.0): 2.0},
-        metric=HOSTILE,
+        metric=HOSTILE_METRIC,
         name=HOSTILE,
-        values={HOSTILE: (1.0, 2.0)},
+        values={HOSTILE_METRIC: (1.0, 2.0)},
         warnings=(HOSTILE,),
     )
     page = page_of(tmp_path, certificate)

@@ -11,7 +11,7 @@ from jitlab.report.collect import collect
 from jitlab.report.evaluations import evaluations
 from jitlab.report.render import write_report
 from tests.report.certificates import CERTIFICATE, PROTOCOL, searched, whole_grid
-from tests.report.test_render import HOSTILE, Page
+from tests.report.test_render import HOSTILE, HOSTILE_METRIC, Page
 
 SEARCHED = searched(whole_grid(["ema0.9"], [1.0, 2.0, 3.0]))
 
@@ -86,7 +86,7 @@ def test_a_certificate_that_cannot_be_opened_is_told_in_place(folder):
 
 def test_hostile_texts_are_only_text(folder):
     figures = {(HOSTILE, 1.0): 1.0, (HOSTILE, 2.0): 0.5}
-    certificate = searched(figures, metric=HOSTILE, values={HOSTILE: (1.0,)}, warnings=(HOSTILE,))
+    certificate = searched(figures, metric=HOSTILE_METRIC, values={HOSTILE_METRIC: (1.0,)}, warnings=(HOSTILE,))
     certify(folder, "x", replace(certificate, protocol={HOSTILE: HOSTILE}))
     certify(folder, "v", CERTIFICATE)
     page = section(folder)

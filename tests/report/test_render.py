@@ -16,6 +16,8 @@ from jitlab.report.style import CSS
 from tests.report.conftest import ARMS, LINK, entry, lines_of, write_experiment, write_run
 
 HOSTILE = '"><script>alert(1)</script>$\\frac{&amp;'
+# As far as a certificate's reader lets it through.
+HOSTILE_METRIC = f"fd_{HOSTILE}"
 
 
 class Page(HTMLParser):
