@@ -13,6 +13,7 @@ from rich.console import Console
 from torchvision.transforms.functional import pil_to_tensor
 
 from jitlab import build
+from jitlab.build_measure import process_device
 from jitlab.callbacks.drawing import draw_images, write_png
 from jitlab.callbacks.stop import StopRequest
 from jitlab.checkpoint_files import Checkpoint, open_checkpoint
@@ -175,8 +176,8 @@ def _plan(request: Request, subject: Subject, root: Path, console: Console) -> P
     search, own = _search(request, checkpoint, config)
     features = request.features or config.evaluation.features
     real = RealImages(config, root, _data_of(subject, checkpoint), _named_reference(request, config, features, root))
-    extractor = build_extractor(features, _device(), request.weights)
-    reference = real.reference(extractor, _device(), console)
+    extractor = build_extractor(features, process_device(), request.weights)
+    reference = real.reference(extractor, process_device(), console)
     amounts = Amounts(request.images, request.final, tuple(range(request.seeds)), SEARCH_SEED)
     weights = set(search.weights if search else [own.weights])
     return Plan(
@@ -198,7 +199,7 @@ def _plan(request: Request, subject: Subject, root: Path, console: Console) -> P
 
 def _carried_out(plan: Plan, folder: EvaluationFolder, root: Path, console: Console, stop: StopRequest) -> Certificate:
     """Do what is left to be done, and return the certificate."""
-    patches = plan.real.patches(_device())
+    patches = plan.real.patches(process_device())
     job = Job(
         checkpoint=plan.subject.checkpoint,
         state=plan.state,
@@ -218,7 +219,7 @@ def _carried_out(plan: Plan, folder: EvaluationFolder, root: Path, console: Cons
         truth=truth,
         amounts=plan.amounts,
         batch_size=plan.request.batch_size or plan.config.evaluation.batch_size,
-        device=_device(),
+        device=process_device(),
     )
     found = stages.search(plan.search, plan.request.full) if plan.search else {}
     winner = min(found, key=lambda cell: found[cell][truth.metric]) if found else plan.own
@@ -316,7 +317,3 @@ def _write_grid(samples: Path) -> None:
 def _from_root(path: Path, root: Path) -> str:
     found = path.resolve()
     return str(found.relative_to(root) if found.is_relative_to(root) else found)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

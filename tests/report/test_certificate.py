@@ -5,20 +5,14 @@ from dataclasses import replace
 import pytest
 
 from jitlab.errors import UserError
-from jitlab.report.certificate import Certificate, Searched, SearchedCell, read_certificate, write_certificate
+from jitlab.report.certificate import Searched, SearchedCell, read_certificate, write_certificate
+from tests.report import certificates
 
-CERTIFICATE = Certificate(
-    name="x",
-    checkpoint={"file": "runs/a/x/last.ckpt", "sha256": "ab" * 32, "step": 600},
-    metric="fd_pixels",
-    weights="ema0.99",
-    guidance_scale=1.5,
-    values={"fd_pixels": (0.05, 0.06), "seams": (1.1, 1.0)},
+CERTIFICATE = replace(
+    certificates.CERTIFICATE,
     search=Searched(100, 1000, False, (SearchedCell("raw", 1.0, {"fd_pixels": 0.1}),)),
-    protocol={"steps": 20, "guidance_interval": [0.1, 1.0], "seeds": [0, 1]},
+    protocol={**certificates.PROTOCOL, "steps": 20},
     warnings=("few images",),
-    versions={"torch": "2"},
-    hardware="CPU",
 )
 
 

@@ -1,13 +1,13 @@
 """What a reader of an evaluation's figures must know, found from the figures themselves."""
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 
 from jitlab.evaluation.protocol import Amounts
 from jitlab.evaluation.search import Cell, Search
 from jitlab.metrics.features import Extractor
 from jitlab.metrics.inception import Inception
 from jitlab.metrics.reference import Reference
+from jitlab.report.ranking import twins
 
 Found = Sequence[tuple[Cell, float]]
 """Cells with the value of the metric that decides."""
@@ -42,10 +42,9 @@ def search_cautions(search: Search, found: Found, winner: Cell) -> Iterator[str]
         yield (
             f"the best guidance scale, {winner.scale:g}, is the largest that was searched; a larger one may be better"
         )
-    for (cell, value), (other, other_value) in combinations(found, 2):
-        if value == other_value:
-            yield (
-                f"{cell.name} and {other.name} agree to the last digit: guidance or averaging has no effect, or "
-                "something is computed twice"
-            )
-            return
+    alike = next(twins({cell.name: (value,) for cell, value in found}), None)
+    if alike:
+        yield (
+            f"{alike[0]} and {alike[1]} agree to the last digit: guidance or averaging has no effect, or something is "
+            "computed twice"
+        )

@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from jitlab import build
+from jitlab.build_measure import process_device
 from jitlab.callbacks.drawing import draw_images, write_png
 from jitlab.callbacks.stop import StopRequest
 from jitlab.checkpoint_files import open_checkpoint
@@ -61,7 +62,7 @@ class Generator:
     def __init__(self, job: Job, extractor: Extractor | None = None) -> None:
         """Load; without an extractor, also that. Raises UserError for what cannot be used."""
         self._job = job
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = process_device()
         checkpoint = open_checkpoint(job.checkpoint)
         job.state.check(job.checkpoint)
         self._module = checkpoint.module(RAW, job.config).eval().to(device)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from jitlab.errors import UserError, nearest
+from jitlab.report.searched import UNGUIDED
 
-UNGUIDED = 1.0
 MOST_SCALES = 1000
 WEIGHTS, SCALES = "ema", "cfg"
 

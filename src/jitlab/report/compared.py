@@ -14,10 +14,11 @@ from jitlab.errors import UserError
 from jitlab.report.certificate import CERTIFICATE_FILE, EVALUATION_FOLDER, Certificate, read_certificate
 from jitlab.report.closing import problem
 from jitlab.report.collect import read_run
+from jitlab.report.folders import EXPERIMENT_FILE
 from jitlab.report.records import Run
 from jitlab.report.verdict import evaluated
 
-EXPERIMENT_FILE, STATUS_FILE, CONFIG_FILE = "experiment.json", "status.json", "config.yaml"
+STATUS_FILE, CONFIG_FILE = "status.json", "config.yaml"
 EXPECTED = f"expected an experiment's folder, a run's, or {CERTIFICATE_FILE}"
 # The one that decides, where training logged several.
 DECIDING = ("fid", "fd_", "spiral_distance")
